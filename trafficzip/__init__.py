@@ -1,0 +1,51 @@
+"""trafficzip: compressed gradient exchange for PyTorch distributed training.
+
+    import trafficzip
+    compression = trafficzip.ddp.register(model)  # model: DistributedDataParallel
+
+Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp` does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trafficzip.compressor import Compressor
+from trafficzip.error_feedback import ErrorFeedback
+from trafficzip.errors import (
+    CollectiveError,
+    ConfigError,
+    CorruptPayloadError,
+    TrafficzipError,
+    UnsupportedFormatError,
+)
+from trafficzip.kernels.groups import Groups
+from trafficzip.presets import BFLOAT16, FLOAT32, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
+from trafficzip.version import __version__
+
+if TYPE_CHECKING:
+    from trafficzip import ddp
+
+__all__ = [
+    "BFLOAT16",
+    "FLOAT32",
+    "QUARTIC",
+    "THREE_LC",
+    "THREE_LC_RANS",
+    "CollectiveError",
+    "Compressor",
+    "ConfigError",
+    "CorruptPayloadError",
+    "ErrorFeedback",
+    "Groups",
+    "TrafficzipError",
+    "UnsupportedFormatError",
+    "__version__",
+    "ddp",
+    "with_multiplier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ddp":
+        return import_module("trafficzip.ddp")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

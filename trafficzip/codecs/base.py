@@ -35,3 +35,7 @@ class Codec(ABC):
     @abstractmethod
     def max_encoded_size(self, num_symbols: int) -> int:
         """Give an upper bound, in bytes, of what `num_symbols` symbols encode to."""
+
+    def encoded_size(self, num_symbols: int) -> int | None:
+        """Give the exact size where it depends on `num_symbols` alone, else None: such a codec must be the last."""
+        return None

@@ -1,0 +1,1 @@
+"""Transports and exchanges: how ranks turn their values into one mean."""

@@ -8,6 +8,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+_intrinsic: Callable[..., Any] = intrinsic  # in compiled code the typing context is not an argument
 
 
 def jit(function: F) -> F:
@@ -25,7 +26,7 @@ def jit(function: F) -> F:
     return compiled  # type: ignore[no-any-return]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def float_bits(_typing_context: Any, _value: Any) -> Any:
     """Reinterpret a float32 as int32, bit for bit (inside compiled code only)."""
 
@@ -35,3 +36,15 @@ def float_bits(_typing_context: Any, _value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.int32(types.float32), generate
+
+
+@_intrinsic
+def float_from_bits(_typing_context: Any, _value: Any) -> Any:
+    """Reinterpret a uint32 as float32, bit for bit (inside compiled code only)."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate

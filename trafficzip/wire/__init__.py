@@ -1,0 +1,1 @@
+"""The wire format: frames to bytes and back; FORMAT.md is its definition."""

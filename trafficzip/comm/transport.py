@@ -1,0 +1,207 @@
+"""Transports: byte arrays of any length between ranks, in order, with failures told to every rank."""
+
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from trafficzip.errors import CollectiveError
+from trafficzip.metrics import TrafficMeter
+
+Bytes = NDArray[np.uint8]
+_HEADER_BYTES = 8
+_MAX_REASON_BYTES = 2000
+_FAREWELL_S = 5.0  # how long a failing rank waits for the others to take its reason
+
+
+class Transport(Protocol):
+    """What exchanges need. Every rank calls the same methods in the same order; `meter` counts what crosses."""
+
+    rank: int
+    world_size: int
+    meter: TrafficMeter
+
+    def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
+        """Send payloads[r] to rank r; give what every rank sent here, in rank order, this rank's own included.
+
+        Raises:
+            CollectiveError: a rank failed, left, was silent too long, or sent more than `limit` bytes.
+        """
+
+    def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
+        """Send one payload to every rank; give every rank's, in rank order."""
+
+    def fail(self, reason: str) -> None:
+        """Tell every other rank, in place of this rank's next payload, why this rank cannot go on."""
+
+
+class GlooTransport:
+    """Point-to-point messages over two Gloo process groups.
+
+    Gloo's connection between two ranks carries one direction at a time, so lower ranks send on one group and higher
+    ranks on the other. A message is an 8-byte length, then the bytes; a negative length announces a failure's text.
+
+    Creating it is a collective call over `group` (the default group if None). `timeout_s` bounds every wait.
+    """
+
+    def __init__(self, group: Any = None, *, timeout_s: float = 300.0) -> None:
+        base = group if group is not None else dist.group.WORLD
+        self.rank = dist.get_rank(base)
+        self.world_size = dist.get_world_size(base)
+        self.meter = TrafficMeter()
+        self.timeout_s = timeout_s
+        self._ranks = dist.get_process_group_ranks(base)
+        local = len(self._ranks) < dist.get_world_size()
+        self._groups = [
+            dist.new_group(
+                self._ranks, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=local
+            )
+            for _ in range(2)
+        ]
+
+    def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
+        """Send one payload to every rank; give every rank's, in rank order."""
+        return self.all_to_all([payload] * self.world_size, limit=limit)
+
+    def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
+        """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
+        me, n = self.rank, self.world_size
+        received = list(payloads)
+        sends = []
+        lengths = {}
+        for step in range(1, n):
+            peer = (me - step) % n
+            header = torch.zeros(1, dtype=torch.int64)
+            lengths[peer] = (header, self._receive(header, peer, tag=0))
+        for step in range(1, n):
+            peer = (me + step) % n
+            payload = np.ascontiguousarray(payloads[peer])
+            sends.append((peer, self._send(torch.tensor([payload.size]), peer, tag=0)))
+            if payload.size:
+                sends.append((peer, self._send(_tensor(payload), peer, tag=1)))
+            self.meter.bytes_sent += _HEADER_BYTES + payload.size
+        bodies = []
+        for peer, (header, work) in lengths.items():
+            self._wait(work, peer)
+            size = int(header)
+            if size < 0:
+                raise CollectiveError(f"rank {peer} failed: {self._reason(peer, min(-size, _MAX_REASON_BYTES))}")
+            if size > limit:
+                raise CollectiveError(f"rank {peer} announced {size} bytes, expected at most {limit}")
+            body = np.empty(size, np.uint8)
+            received[peer] = body
+            self.meter.bytes_received += _HEADER_BYTES + size
+            if size:
+                bodies.append((peer, self._receive(_tensor(body), peer, tag=1)))
+        for peer, work in bodies + sends:
+            self._wait(work, peer)
+        return received
+
+    def fail(self, reason: str) -> None:
+        """Tell every other rank why this rank cannot go on; gives up on a rank after a few seconds."""
+        text = reason.encode(errors="replace")[:_MAX_REASON_BYTES] or b"?"
+        works = []
+        for peer in range(self.world_size):
+            if peer != self.rank:
+                try:
+                    works.append(self._send(torch.tensor([-len(text)]), peer, tag=0))
+                    works.append(self._send(_tensor(np.frombuffer(text, np.uint8).copy()), peer, tag=1))
+                except (RuntimeError, CollectiveError):
+                    continue  # that rank is gone: it needs no reason
+        for work in works:
+            try:
+                work[0].wait(timedelta(seconds=_FAREWELL_S))
+            except RuntimeError:
+                continue
+
+    def _reason(self, peer: int, size: int) -> str:
+        text = np.zeros(size, np.uint8)
+        self._wait(self._receive(_tensor(text), peer, tag=1), peer)
+        return text.tobytes().decode(errors="replace")
+
+    # A tensor in flight must stay alive until its work is waited for, so both travel together.
+
+    def _send(self, tensor: torch.Tensor, peer: int, *, tag: int) -> tuple[Any, torch.Tensor]:
+        group = self._groups[0 if self.rank < peer else 1]
+        try:
+            return dist.isend(tensor, self._ranks[peer], group=group, tag=tag), tensor
+        except RuntimeError as error:
+            raise CollectiveError(f"cannot send to rank {peer}: {_first_line(error)}") from error
+
+    def _receive(self, tensor: torch.Tensor, peer: int, *, tag: int) -> tuple[Any, torch.Tensor]:
+        group = self._groups[0 if peer < self.rank else 1]
+        try:
+            return dist.irecv(tensor, self._ranks[peer], group=group, tag=tag), tensor
+        except RuntimeError as error:
+            raise CollectiveError(f"cannot receive from rank {peer}: {_first_line(error)}") from error
+
+    def _wait(self, work: tuple[Any, torch.Tensor], peer: int) -> None:
+        try:
+            work[0].wait()
+        except RuntimeError as error:
+            raise CollectiveError(
+                f"exchange with rank {peer} broke off (it exited, or was silent for {self.timeout_s:g} s): "
+                f"{_first_line(error)}"
+            ) from error
+
+
+def _tensor(array: Bytes) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+class LocalTransport:
+    """One rank of an in-process stand-in, for tests: each rank is a thread, made by `local_transports`."""
+
+    def __init__(self, rank: int, mailboxes: list[list[Any]], barrier: threading.Barrier) -> None:
+        self.rank = rank
+        self.world_size = len(mailboxes)
+        self.meter = TrafficMeter()
+        self._mailboxes = mailboxes
+        self._barrier = barrier
+
+    def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
+        """Send one payload to every rank; give every rank's, in rank order."""
+        return self.all_to_all([payload] * self.world_size, limit=limit)
+
+    def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
+        """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
+        received = self._swap([payload.copy() for payload in payloads])
+        for peer, payload in enumerate(received):
+            if isinstance(payload, str):
+                raise CollectiveError(f"rank {peer} failed: {payload}")
+            if payload.size > limit:
+                raise CollectiveError(f"rank {peer} announced {payload.size} bytes, expected at most {limit}")
+        others = [peer for peer in range(self.world_size) if peer != self.rank]
+        self.meter.bytes_sent += sum(_HEADER_BYTES + payloads[peer].size for peer in others)
+        self.meter.bytes_received += sum(_HEADER_BYTES + received[peer].size for peer in others)
+        return received
+
+    def fail(self, reason: str) -> None:
+        """Tell every other rank why this rank cannot go on."""
+        self._swap([reason] * self.world_size)
+
+    def _swap(self, payloads: list[Any]) -> list[Any]:
+        self._mailboxes[self.rank] = payloads
+        try:
+            self._barrier.wait()
+            received = [self._mailboxes[peer][self.rank] for peer in range(self.world_size)]
+            self._barrier.wait()
+        except threading.BrokenBarrierError:
+            raise CollectiveError("a rank of the in-process transport left or was silent too long") from None
+        return received
+
+
+def local_transports(world_size: int, *, timeout_s: float = 30.0) -> list[LocalTransport]:
+    """Give the transports of `world_size` ranks in this process; use each from a thread of its own."""
+    barrier = threading.Barrier(world_size, timeout=timeout_s)
+    mailboxes: list[list[Any]] = [[] for _ in range(world_size)]
+    return [LocalTransport(rank, mailboxes, barrier) for rank in range(world_size)]

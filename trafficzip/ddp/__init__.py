@@ -1,0 +1,107 @@
+"""Compressed gradients for DistributedDataParallel: one call registers the communication hook.
+
+>>> import trafficzip.ddp
+>>> trafficzip.ddp.register.__name__
+'register'
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from trafficzip.comm.transport import GlooTransport, Transport
+from trafficzip.compressor import Compressor
+from trafficzip.ddp.config import Config, ExchangeName
+from trafficzip.ddp.hook import GradientCompression, TensorFuture
+from trafficzip.ddp.schedule import Phase, Schedule, constant
+from trafficzip.ddp.state import merge_state_dicts
+from trafficzip.ddp.stats import ParameterStats, Stats
+from trafficzip.errors import CollectiveError, ConfigError
+from trafficzip.presets import BFLOAT16, THREE_LC_RANS
+
+__all__ = [
+    "GradientCompression",
+    "ParameterStats",
+    "Phase",
+    "Schedule",
+    "Stats",
+    "hook",
+    "merge_state_dicts",
+    "register",
+]
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def register(
+    model: DistributedDataParallel,
+    compressor: Compressor | Schedule = THREE_LC_RANS,
+    *,
+    small: Compressor = BFLOAT16,
+    small_elements: int = 256,
+    exchange: ExchangeName = "auto",
+    grad_scaler: Any = None,
+    num_threads: int = 1,
+    timeout_s: float = 300.0,
+) -> GradientCompression:
+    """Make `model` exchange compressed gradients, and give the handle that controls and reports it.
+
+    A collective call: every rank of the model's process group makes it, with the same arguments. Call it right after
+    wrapping the model, before the first backward pass. A model takes one communication hook in its life.
+
+    compressor: what gradients go through, or a Schedule of compressors over the run.
+    small: what parameters with one dimension or fewer than `small_elements` elements go through.
+    exchange: "all_gather", "two_phase", or "auto" (all-gather up to 3 ranks).
+    grad_scaler: the GradScaler of the run, if it uses one, so that residuals follow its scale.
+    num_threads: cores for the codec; the bytes do not depend on it.
+    timeout_s: bound, in seconds, of every wait for another rank.
+
+    Raises:
+        ConfigError: the model is not DDP, is not on the CPU, or has parameters whose gradients cannot be compressed.
+        CollectiveError: ranks disagree about the configuration, the model or the version; on every rank.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        raise ConfigError(f"model must be DistributedDataParallel, got {type(model).__name__}: wrap it first")
+    schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
+    config = Config(schedule=schedule, small=small, small_elements=small_elements, exchange=exchange)
+    _check_model(model)
+    transport = GlooTransport(model.process_group, timeout_s=timeout_s)
+    state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
+    _agree(transport, config.describe(state.parameters))
+    model.register_comm_hook(state, hook)
+    return state
+
+
+def hook(state: GradientCompression, bucket: GradBucket) -> TensorFuture:
+    """Exchange one bucket: what `register` gives to DistributedDataParallel.register_comm_hook."""
+    return state.on_bucket(bucket)
+
+
+def _check_model(model: DistributedDataParallel) -> None:
+    for name, parameter in model.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.device.type != "cpu":
+            raise ConfigError(f"parameter {name} is on {parameter.device}: this release compresses on the CPU only")
+        if parameter.dtype not in _DTYPES:
+            raise ConfigError(f"parameter {name} has dtype {parameter.dtype}, expected one of {_DTYPES}")
+    for name, module in model.module.named_modules():
+        if getattr(module, "sparse", False) and isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
+            raise ConfigError(f"{name} has sparse gradients, which cannot be compressed: give it sparse=False")
+
+
+def _agree(transport: Transport, description: dict[str, Any]) -> None:
+    """Check once that all ranks share one configuration; say which entries differ, on every rank."""
+    text = json.dumps(description, sort_keys=True).encode()
+    answers = transport.all_gather(np.frombuffer(text, np.uint8), limit=1 << 20)
+    others = [json.loads(answer.tobytes()) for answer in answers]
+    for rank, other in enumerate(others):
+        for key in sorted(description.keys() | others[0].keys() | other.keys()):
+            if other.get(key) != others[0].get(key):
+                raise CollectiveError(
+                    f"ranks disagree about {key}: rank 0 has {others[0].get(key)}, rank {rank} has {other.get(key)}"
+                )

@@ -1,0 +1,309 @@
+"""The DDP communication hook: a step state machine over buckets, and everything a user can ask of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from trafficzip.comm.exchange import AllGather, Codecs, Exchange, Pending, TwoPhase
+from trafficzip.comm.layout import Parameter, Piece, Shard, bucket_shards, own_pieces
+from trafficzip.comm.transport import Transport
+from trafficzip.ddp.config import Config
+from trafficzip.ddp.state import STATE_VERSION, check_state
+from trafficzip.ddp.stats import Stats, make_stats
+from trafficzip.error_feedback import ErrorFeedback
+from trafficzip.errors import ConfigError, TrafficzipError
+from trafficzip.metrics import TrafficMeter
+
+TensorFuture = torch.futures.Future[torch.Tensor]
+
+
+@dataclass(slots=True, eq=False)
+class _Bucket:
+    """A bucket of the step in progress: DDP's tensor, its future, and the exchange's half-done work."""
+
+    tensor: torch.Tensor
+    future: TensorFuture
+    pending: Pending
+
+
+@dataclass(slots=True, eq=False)
+class _Step:
+    codecs: Codecs | None  # None: dense
+    buckets: list[_Bucket] = field(default_factory=list)
+
+
+class GradientCompression:
+    """A registered hook's state and controls; `trafficzip.ddp.register` makes it.
+
+    Every method that changes what is exchanged (`enable`, `disable`, `flush`, `load_state_dict`) must be called on
+    all ranks between the same two steps.
+    """
+
+    def __init__(
+        self,
+        model: DistributedDataParallel,
+        config: Config,
+        transport: Transport,
+        *,
+        grad_scaler: Any = None,
+        num_threads: int = 1,
+    ) -> None:
+        self.config = config
+        self.transport = transport
+        self.grad_scaler = grad_scaler
+        self.step = 0
+        self._tensors = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
+        self._names = {id(p): name for name, p in self._tensors.items()}
+        self.parameters = [
+            Parameter(name, p.numel(), p.dim() <= 1 or p.numel() < config.small_elements)
+            for name, p in self._tensors.items()
+        ]
+        self._enabled = True
+        self._group = model.process_group
+        kind = config.exchange_for(transport.world_size)
+        num_owners = transport.world_size if kind == "two_phase" else 1
+        self._pieces: list[Piece] = own_pieces(self.parameters, num_owners)
+        owned: list[dict[str, int]] = [{} for _ in range(num_owners)]
+        for piece in self._pieces:
+            owned[piece.owner][piece.parameter.name] = piece.size
+        self._owner_starts = [dict(zip(o, np.cumsum([0, *o.values()]).tolist(), strict=False)) for o in owned]
+        worker = ErrorFeedback({p.name: p.size for p in self.parameters})
+        owner = ErrorFeedback(owned[transport.rank] if kind == "two_phase" else {})
+        self.exchange: Exchange = (TwoPhase if kind == "two_phase" else AllGather)(
+            transport, worker, owner, num_threads=num_threads
+        )
+        self._loss_scale = self._current_loss_scale()
+        self._layouts: dict[tuple[tuple[str, int], ...], list[Shard]] = {}
+        self._current: _Step | None = None
+        self._last: list[Pending] = []
+        self._compressed_steps = 0
+        self._skipped_steps = 0
+        self._before_step = TrafficMeter()
+        self._last_step = TrafficMeter()
+
+    # ---- what users call ----
+
+    @property
+    def enabled(self) -> bool:
+        """Whether gradients are compressed where the schedule says so."""
+        return self._enabled
+
+    def enable(self) -> None:
+        """Compress again from the next step on, with the residuals kept since `disable`."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Exchange dense gradients from the next step on; pending residuals are kept (`flush` applies them)."""
+        self._enabled = False
+
+    def stats(self) -> Stats:
+        """Give counts since registration and of the last step; per parameter, what was sent and what is pending."""
+        return make_stats(
+            meter=self.transport.meter,
+            last_step=self._last_step,
+            steps=self.step,
+            compressed_steps=self._compressed_steps,
+            nonfinite_steps=self._skipped_steps,
+            parameters=self.parameters,
+            last=self._last,
+            worker=self.exchange.worker,
+        )
+
+    def take_pending(self) -> dict[str, torch.Tensor]:
+        """Average what is pending over all ranks, give it by parameter name, unscaled, and forget it.
+
+        A dense collective call. Returns: float32 tensors of the parameters' shapes, equal on every rank.
+        """
+        self._follow_loss_scale()
+        pending = self.exchange.worker.residual.copy()
+        for piece in self._pieces:
+            if self.exchange.owner.sizes and piece.owner == self.transport.rank:
+                start = self.exchange.worker.starts[piece.parameter.name] + piece.start
+                part = self.exchange.owner[piece.parameter.name]
+                pending[start : start + piece.size] += part * np.float32(self.transport.world_size)
+        total = torch.from_numpy(pending)
+        if self.transport.world_size > 1:
+            dist.all_reduce(total, group=self._group)
+        total /= self.transport.world_size * self._loss_scale
+        self.exchange.worker.reset()
+        self.exchange.owner.reset()
+        return {
+            name: _like(total[start : start + p.numel()], p)
+            for (name, p), start in zip(self._tensors.items(), self.exchange.worker.starts.values(), strict=True)
+        }
+
+    def flush(self, optimizer: torch.optim.Optimizer) -> None:
+        """Apply what is pending: one dense optimizer step whose gradient is the mean residual of all ranks.
+
+        Call it on all ranks before evaluation or export. Gradients are cleared afterwards.
+        """
+        for name, pending in self.take_pending().items():
+            parameter = self._tensors[name]
+            parameter.grad = pending.to(device=parameter.device, dtype=parameter.dtype)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give this rank's state as plain tensors and numbers; save every rank's, each to its own file."""
+        worker, owner = self.exchange.worker, self.exchange.owner
+        owned: dict[str, dict[int, torch.Tensor]] = {}
+        for piece in self._pieces:
+            if owner.sizes and piece.owner == self.transport.rank:
+                owned[piece.parameter.name] = {piece.start: torch.from_numpy(owner[piece.parameter.name].copy())}
+        return {
+            "version": STATE_VERSION,
+            "step": self.step,
+            "world_size": self.transport.world_size,
+            "rank": self.transport.rank,
+            "exchange": self.config.exchange_for(self.transport.world_size),
+            "loss_scale": self._loss_scale,
+            "worker": {name: torch.from_numpy(part) for name, part in worker.state_dict().items()},
+            "owner": owned,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave on this rank, or what `merge_state_dicts` made for any world size.
+
+        At the same world size the run goes on bit for bit as it would have.
+        Raises:
+            ConfigError: the state is another rank's, another world size's or another model's; nothing has changed.
+        """
+        check_state(state)
+        merged = state["world_size"] == 0
+        here = {
+            "world_size": self.transport.world_size,
+            "rank": self.transport.rank,
+            "exchange": self.config.exchange_for(self.transport.world_size),
+        }
+        wrong = {key: state[key] for key in here if state[key] != here[key]}
+        if wrong and not merged:
+            raise ConfigError(
+                f"hook state has {wrong}, this rank has { {key: here[key] for key in wrong} }; where the number of "
+                "ranks or the exchange has changed, load merge_state_dicts(states of all ranks) on every rank"
+            )
+        owner = self.exchange.owner
+        owned = {name: next(iter(parts.values())).numpy() for name, parts in state["owner"].items()}
+        kept = owner.state_dict()
+        owner.load_state_dict(
+            {name: np.zeros(size, np.float32) for name, size in owner.sizes.items()} if merged else owned
+        )
+        try:
+            self.exchange.worker.load_state_dict({name: part.numpy() for name, part in state["worker"].items()})
+        except ConfigError:
+            owner.load_state_dict(kept)
+            raise
+        self.step = int(state["step"])
+        self._loss_scale = float(state["loss_scale"])
+        self._current = None
+
+    # ---- what DDP calls ----
+
+    def on_bucket(self, bucket: GradBucket) -> TensorFuture:
+        """Exchange one bucket. Futures of compressed buckets complete with the step's last bucket."""
+        tensor = bucket.buffer()
+        if bucket.index() == 0 or self._current is None:
+            self._begin_step()
+        current = cast(_Step, self._current)
+        if current.codecs is None:
+            if bucket.is_last():
+                self._end_step()
+            return self._dense(tensor)
+        future: TensorFuture = torch.futures.Future()
+        try:
+            current.buckets.append(_Bucket(tensor, future, self._start(bucket, tensor, current.codecs)))
+            if bucket.is_last():
+                self._finish(current)
+        except Exception as error:
+            self._current = None
+            reason = str(error) if isinstance(error, TrafficzipError) else f"{type(error).__name__}: {error}"
+            self.transport.fail(reason)
+            raise
+        return future
+
+    def _begin_step(self) -> None:
+        self._before_step = self.transport.meter.copy()
+        self._follow_loss_scale()
+        pair = self.config.schedule.at(self.step) if self._enabled and self.transport.world_size > 1 else None
+        self._current = _Step(Codecs(push=pair[0], pull=pair[1], small=self.config.small) if pair else None)
+
+    def _end_step(self) -> None:
+        self.step += 1
+        self._current = None
+        self._last_step = self.transport.meter.minus(self._before_step)
+
+    def _dense(self, tensor: torch.Tensor) -> TensorFuture:
+        tensor.div_(self.transport.world_size)
+        work = dist.all_reduce(tensor, group=self._group, async_op=True)
+        assert work is not None
+        return cast(TensorFuture, work.get_future().then(lambda done: done.value()[0]))
+
+    def _start(self, bucket: GradBucket, tensor: torch.Tensor, codecs: Codecs) -> Pending:
+        values = tensor.detach()
+        if values.dtype != torch.float32:
+            values = values.float()  # a copy, which holds what was lost until the step is complete
+        pending = self.exchange.start(values.numpy(), self._layout(bucket, tensor), codecs)
+        if tensor.dtype == torch.float16 and not pending.nonfinite:
+            # A mean that is finite in float32 may overflow here; the loss scaler must then see it on every rank.
+            mean = np.empty(pending.values.size, np.float32)
+            self.exchange.decode(pending, mean)
+            pending.nonfinite = bool(np.abs(mean).max(initial=0) > torch.finfo(torch.float16).max)
+        return pending
+
+    def _finish(self, current: _Step) -> None:
+        """Commit all buckets of the step, or none: then every rank receives NaN and keeps its residuals."""
+        self._last = [bucket.pending for bucket in current.buckets]
+        if any(pending.nonfinite for pending in self._last):
+            self._skipped_steps += 1
+            for bucket in current.buckets:
+                bucket.tensor.fill_(float("nan"))
+        else:
+            self._compressed_steps += 1
+            for bucket in current.buckets:
+                self.exchange.finish(bucket.pending)
+                if bucket.tensor.dtype != torch.float32:
+                    bucket.tensor.copy_(torch.from_numpy(bucket.pending.values))
+        for pending in self._last:
+            pending.values = np.zeros(0, np.float32)  # DDP's memory, or a copy that is no longer needed
+        self._end_step()
+        for bucket in current.buckets:
+            bucket.future.set_result(bucket.tensor)
+
+    def _layout(self, bucket: GradBucket, tensor: torch.Tensor) -> list[Shard]:
+        """Find where this bucket's parameters lie; computed once for each way in which DDP fills a bucket."""
+        base = tensor.storage_offset()
+        starts = tuple(
+            (self._names[id(parameter)], int(gradient.storage_offset()) - int(base))
+            for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True)
+        )
+        if starts not in self._layouts:
+            self._layouts[starts] = bucket_shards(
+                self._pieces,
+                bucket_starts=dict(starts),
+                residual_starts=self.exchange.worker.starts,
+                owner_starts=self._owner_starts,
+            )
+        return self._layouts[starts]
+
+    # ---- loss scaling ----
+
+    def _current_loss_scale(self) -> float:
+        return float(self.grad_scaler.get_scale()) if self.grad_scaler is not None else 1.0
+
+    def _follow_loss_scale(self) -> None:
+        """Residuals are kept in the unit of the gradients, which is the loss scale: follow it when it changes."""
+        scale = self._current_loss_scale()
+        if scale != self._loss_scale:
+            self.exchange.worker.scale(scale / self._loss_scale)
+            self.exchange.owner.scale(scale / self._loss_scale)
+            self._loss_scale = scale
+
+
+def _like(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Shape a flat part of a bucket like its parameter: buckets hold dense parameters in memory order."""
+    return flat.as_strided(parameter.size(), parameter.stride()).clone()
