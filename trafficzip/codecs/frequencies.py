@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip import kernels
 from trafficzip.codecs.base import Bytes
 from trafficzip.errors import CorruptPayloadError
-from trafficzip.kernels import numba_cpu_rans_model as kernels
 from trafficzip.kernels.reference_rans import NUM_SYMBOLS
 
 
@@ -30,7 +30,7 @@ def fit_model(counts: NDArray[np.int64]) -> Model:
 
     counts: int64 [243 or more], at least two > 0 and all of those among the first 243.
     """
-    data, frequencies, precision_bits = kernels.fit(counts)
+    data, frequencies, precision_bits = kernels.rans_fit(counts)
     return Model(frequencies=frequencies, precision_bits=precision_bits, data=data)
 
 
@@ -41,7 +41,7 @@ def read_model(data: Bytes) -> Model:
         CorruptPayloadError: `data` does not start with a model.
     """
     frequencies = np.zeros(NUM_SYMBOLS, np.int64)
-    size, precision_bits = kernels.read_model(data, frequencies)
+    size, precision_bits = kernels.rans_read_model(data, frequencies)
     if size < 0:
         raise CorruptPayloadError("rANS payload at byte 0: found no model, expected one of FORMAT.md, rANS, model")
     return Model(frequencies=frequencies, precision_bits=precision_bits, data=data[:size])

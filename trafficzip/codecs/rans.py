@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip import kernels
 from trafficzip.codecs.base import Bytes, Codec
 from trafficzip.codecs.frequencies import fit_model, read_model
 from trafficzip.errors import ConfigError, CorruptPayloadError
-from trafficzip.kernels import numba_cpu_rans as kernels
-from trafficzip.kernels.reference_rans import NUM_SYMBOLS, num_lanes
-from trafficzip.kernels.threads import run_in_threads
+from trafficzip.kernels.reference_rans import NUM_SYMBOLS
 
 _ONE_SYMBOL = 0  # first bytes of the two forms without a model
 _PLAIN = 8
@@ -47,17 +46,15 @@ class Rans(Codec):
             raise ConfigError(f"symbols must be uint8 [n], got {symbols.dtype} {list(symbols.shape)}")
         if symbols.size == 0:
             return symbols.copy()
-        symbols = np.ascontiguousarray(symbols)
+        symbols = np.require(symbols, requirements=["C", "W"])  # kernels are compiled for this kind of array alone
         chunks = _split(symbols, self.chunk_symbols)
-        counts = sum(run_in_threads(kernels.count_symbols, [(chunk,) for chunk in chunks], num_threads))
+        counts = kernels.rans_count(chunks, num_threads=num_threads)
         if counts[NUM_SYMBOLS:].any():
             raise ConfigError(f"symbols must be below {NUM_SYMBOLS}, got {symbols.max()}")
         if counts[symbols[0]] == symbols.size:
             return np.array([_ONE_SYMBOL, symbols[0]], np.uint8)[: symbols.size + 1]
         model = fit_model(counts)
-        table = kernels.encoder_tables(model.frequencies, model.precision_bits)
-        jobs = [(chunk, table, model.precision_bits, num_lanes(chunk.size)) for chunk in chunks]
-        encoded = run_in_threads(kernels.encode_chunk, jobs, num_threads)
+        encoded = kernels.rans_encode(chunks, model.frequencies, model.precision_bits, num_threads=num_threads)
         header = model.data
         if len(chunks) > 1:
             header = _chunked_header(model.data, self.chunk_symbols, [chunk.size for chunk in encoded[:-1]])
@@ -75,7 +72,7 @@ class Rans(Codec):
             raise CorruptPayloadError(f"rANS payload: found {data.size} bytes for {num_symbols} symbols")
         if num_symbols == 0:
             return np.empty(0, np.uint8)
-        data = np.ascontiguousarray(data)
+        data = np.require(data, requirements=["C", "W"])
         if data[0] & 7 == 0:
             return _decode_without_model(data, num_symbols)
         model = read_model(data)
@@ -85,12 +82,8 @@ class Rans(Codec):
             chunk_symbols = _read_chunk_symbols(data, model.data.size, num_symbols)
             chunks = _split(symbols, chunk_symbols)
             bounds = _read_chunk_bounds(data, model.data.size + 1, len(chunks))
-        slots, spans = kernels.decoder_tables(model.frequencies, model.precision_bits)
-        jobs = [
-            (data[start:end], slots, spans, model.precision_bits, num_lanes(chunk.size), chunk)
-            for start, end, chunk in zip(bounds[:-1], bounds[1:], chunks, strict=True)
-        ]
-        decoded = run_in_threads(kernels.decode_chunk, jobs, num_threads)
+        parts = [data[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        decoded = kernels.rans_decode(parts, chunks, model.frequencies, model.precision_bits, num_threads=num_threads)
         if not all(decoded):
             index = decoded.index(False)
             raise CorruptPayloadError(
@@ -126,10 +119,11 @@ def _chunked_header(model: Bytes, chunk_symbols: int, sizes: list[int]) -> Bytes
 
 def _read_chunk_symbols(data: Bytes, start: int, num_symbols: int) -> int:
     chunk_bits = int(data[start]) if start < data.size else 0
-    if not _MIN_CHUNK_BITS <= chunk_bits <= _MAX_CHUNK_BITS or 1 << chunk_bits >= num_symbols:
+    num_chunks = (num_symbols - 1) >> chunk_bits  # at least this many and one more; each takes more than one byte
+    if not _MIN_CHUNK_BITS <= chunk_bits <= _MAX_CHUNK_BITS or not 0 < num_chunks < data.size:
         raise CorruptPayloadError(
             f"rANS payload at byte {start}: found chunks of 2**{chunk_bits} symbols in a payload of {num_symbols}, "
-            f"expected an exponent in [{_MIN_CHUNK_BITS}, {_MAX_CHUNK_BITS}] and at least two chunks"
+            f"expected an exponent in [{_MIN_CHUNK_BITS}, {_MAX_CHUNK_BITS}] and two chunks or more, of a byte or more"
         )
     return 1 << chunk_bits
 

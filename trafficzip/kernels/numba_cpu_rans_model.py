@@ -38,7 +38,7 @@ def fit(counts: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     for partition in range(1, 5):
         _weigh(ordered, partition, codes[partition])
         model_bits[partition], rice_bits[partition] = _model_cost(codes[partition], partition)
-    best = np.int64(1) << 62
+    best = 1 << 62
     best_partition, best_precision = 4, 16
     scaled = np.empty(NUM_SYMBOLS, np.int64)
     for precision_bits in (12, 14, 16):
@@ -53,7 +53,7 @@ def fit(counts: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     frequencies = np.zeros(NUM_SYMBOLS, np.int64)
     frequencies[_ORDER] = scaled
     data = np.zeros(_MAX_MODEL_BYTES, np.uint8)
-    rice = rice_bits[best_partition]
+    rice = int(rice_bits[best_partition])
     data[0] = best_partition | (best_precision - 10) // 2 << 3 | (rice - 1) << 5
     used = _write_codes(codes[best_partition], best_partition, rice, data)
     return data[: (used + 7) // 8].copy(), frequencies, best_precision
@@ -65,8 +65,8 @@ def read_model(data: NDArray[np.uint8], frequencies: NDArray[np.int64]) -> tuple
 
     The number of bytes is -1 where `data` does not start with a model.
     """
-    partition, precision_bits = np.int64(data[0] & 7), 10 + 2 * np.int64(data[0] >> 3 & 3)
-    rice = 1 + np.int64(data[0] >> 5 & 3)
+    partition, precision_bits = int(data[0] & 7), 10 + 2 * int(data[0] >> 3 & 3)
+    rice = 1 + int(data[0] >> 5 & 3)
     if not 1 <= partition <= 4:
         return -1, precision_bits
     codes = np.zeros(NUM_SYMBOLS, np.int64)
@@ -91,10 +91,10 @@ def _weigh(ordered: NDArray[np.int64], partition: int, codes: NDArray[np.int64])
             at += 1
         if totals[group] * sizes[top] > totals[top] * sizes[group]:
             top = group
-    unit = totals[top] * 1.0 / sizes[top] / _TOP_WEIGHT  # IEEE division: the same on every device
+    unit = totals[top] / sizes[top] / _TOP_WEIGHT  # IEEE division: the same on every device
     for group in range(_NUM_GROUPS[partition]):
         if totals[group]:
-            target = max(4, np.int64(totals[group] * 1.0 / sizes[group] / unit))
+            target = max(4, int(totals[group] / sizes[group] / unit))
             shift = 0
             while target >> shift >= 8:
                 shift += 1
@@ -171,7 +171,7 @@ def _model_cost(codes: NDArray[np.int64], partition: int) -> tuple[int, int]:
             while length > 1:
                 runs += 2
                 length >>= 1
-    best = np.int64(1) << 62
+    best = 1 << 62
     best_rice = 1
     for rice in range(1, 5):
         cost = runs
@@ -277,7 +277,7 @@ def _get(num_bits: int, data: NDArray[np.uint8], used: int, highest_first: bool)
     value = 0
     for bit in range(num_bits):
         at = used + (num_bits - 1 - bit if highest_first else bit)
-        value |= (np.int64(data[at >> 3]) >> (at & 7) & 1) << bit
+        value |= (int(data[at >> 3]) >> (at & 7) & 1) << bit
     return value
 
 

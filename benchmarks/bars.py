@@ -1,0 +1,162 @@
+"""Measure one of the project's bars on this machine: python -m benchmarks.bars traffic.3
+
+Prints each figure beside its bar and exits 0 only when all of them hold. `--list` names the bars; slow ones say so.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure and what it must be."""
+
+    what: str
+    value: float
+    bar: float
+    at_most: bool = True
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        return f"{'ok  ' if self.holds else 'MISS'}  {self.what}: {self.value:.4g}  (bar {sign} {self.bar:g})"
+
+
+def traffic_1() -> list[Figure]:
+    """Encode to quartic with residual update, against copy."""
+    from benchmarks.bench_kernels import encode_decode
+
+    return [Figure("encode to quartic / copy", encode_decode()["encode_quartic"]["ratio"], 3.0)]
+
+
+def traffic_2() -> list[Figure]:
+    """The same, zero runs included."""
+    from benchmarks.bench_kernels import encode_decode
+
+    return [Figure("encode to zero runs / copy", encode_decode()["encode_zero_run"]["ratio"], 4.2)]
+
+
+def traffic_3() -> list[Figure]:
+    """Decode zero runs and quartic, and accumulate."""
+    from benchmarks.bench_kernels import encode_decode
+
+    return [Figure("decode zero runs + accumulate / copy", encode_decode()["decode_zero_run"]["ratio"], 2.4)]
+
+
+def traffic_4() -> list[Figure]:
+    """rANS speed at 5 % non-zeros, one thread."""
+    from benchmarks.bench_kernels import rans
+
+    found = rans()
+    print(f"as ratio to copy: encode {found['rans_encode']['ratio']:.2f}, decode {found['rans_decode']['ratio']:.2f}")
+    return [
+        Figure("rANS encode, G elements/s", found["rans_encode"]["giga_elements_per_s"], 0.9, at_most=False),
+        Figure("rANS decode, G elements/s", found["rans_decode"]["giga_elements_per_s"], 2.5, at_most=False),
+    ]
+
+
+def traffic_5() -> list[Figure]:
+    """Size of rANS payloads over the order-0 entropy of the bytes."""
+    from benchmarks.bench_codecs import SHARES, sizes
+
+    bars = {50_000: 1.10, 1_000_000: 1.02, 6_500_000: 1.02}
+    return [
+        Figure(f"rANS / entropy, {n} elements, {share:g} non-zeros", sizes(n, share)["rans_over_entropy"], bar)
+        for n, bar in bars.items()
+        for share in SHARES
+    ]
+
+
+def traffic_6() -> list[Figure]:
+    """Sizes on the gradients of a real run (minutes)."""
+    from benchmarks.bench_convergence import gradient_sizes
+
+    found = gradient_sizes()
+    return [
+        Figure("THREE_LC, ternary tensors", found["three_lc_ternary"], 60, at_most=False),
+        Figure("THREE_LC_RANS, ternary tensors", found["three_lc_rans_ternary"], 100, at_most=False),
+        Figure("THREE_LC, whole frames", found["three_lc_whole"], 50, at_most=False),
+        Figure("THREE_LC_RANS, whole frames", found["three_lc_rans_whole"], 75, at_most=False),
+    ]
+
+
+def traffic_7() -> list[Figure]:
+    """Memory beyond DDP's own at 4 ranks."""
+    from benchmarks.bench_exchange import memory
+
+    found = memory()
+    print(f"peak within a step: {found['peak']:.3f} x the gradient bytes")
+    return [Figure("steady memory / gradient bytes", found["steady"], 1.35)]
+
+
+def traffic_8() -> list[Figure]:
+    """Step time with the hook switched off, against plain DDP."""
+    from benchmarks.bench_exchange import overhead_off
+
+    return [Figure("step time, hook off / plain DDP", overhead_off()["ratio"], 1.03)]
+
+
+def traffic_9() -> list[Figure]:
+    """Accuracy at bytes over whole runs, from the rows in results/ (hours; --rerun in bench_convergence)."""
+    from benchmarks.bench_convergence import accuracy_at_bytes
+
+    found = accuracy_at_bytes()
+    return [
+        Figure("accuracy below dense, points (means)", found["gap"], 0.5),
+        Figure("times fewer bytes over the whole run", found["ratio"], 70, at_most=False),
+        Figure("seeds", found["seeds"], 3, at_most=False),
+    ]
+
+
+def traffic_10() -> list[Figure]:
+    """Bit-identical parameters on 2, 3 and 4 ranks after 200 steps, both exchanges (a minute)."""
+    from benchmarks.bench_exchange import identical_ranks
+
+    return [
+        Figure(f"{name}, {ranks} ranks: different ranks", float(different), 0)
+        for (name, ranks), different in identical_ranks().items()
+    ]
+
+
+BARS: dict[str, Callable[[], list[Figure]]] = {
+    f"traffic.{number}": function
+    for number, function in enumerate(
+        (
+            traffic_1,
+            traffic_2,
+            traffic_3,
+            traffic_4,
+            traffic_5,
+            traffic_6,
+            traffic_7,
+            traffic_8,
+            traffic_9,
+            traffic_10,
+        ),
+        start=1,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bar", nargs="?", choices=sorted(BARS))
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.list or arguments.bar is None:
+        for name, function in BARS.items():
+            print(f"{name}: {function.__doc__}")
+        return
+    figures = BARS[arguments.bar]()
+    for figure in figures:
+        print(figure)
+    sys.exit(0 if figures and all(figure.holds for figure in figures) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The program of one worker process: `python -m trafficzip.demo.worker SETTINGS EVENTS`, started by torchrun.
+
+It appends events to the file EVENTS, one JSON object a line; `launch` reads them:
+{"event": "phase", "text"}, {"event": "step", "run", "step", "loss"}, {"event": "result", ...} from rank 0, and
+{"event": "error", "rank", "text"} from any.
+"""
+
+import json
+import os
+import platform
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trafficzip.demo.data import Dataset, load_cifar10, load_digits
+from trafficzip.demo.networks import DigitsNet, ResNet20
+from trafficzip.demo.settings import Settings
+from trafficzip.demo.train import Compression, RunResult, train
+from trafficzip.errors import TrafficzipError
+
+Emit = Callable[..., None]
+
+
+def main() -> None:
+    """Run this process's part of the demo."""
+    settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
+    events = Path(sys.argv[2])
+    rank = int(os.environ["RANK"])
+    _report_errors(events, rank)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=settings.timeout_s))
+
+    def emit(event: str, **values: Any) -> None:
+        if rank == 0:
+            _append(events, {"event": event, **values})
+
+    results = run_both(settings, emit)
+    emit("result", environment=_environment(), **{name: result.to_dict() for name, result in results.items()})
+    dist.destroy_process_group()
+
+
+def run_both(settings: Settings, emit: Emit) -> dict[str, RunResult]:
+    """Train dense, then compressed, with the same seeds; a collective call."""
+    emit("phase", text="loading data")
+    dataset = load_digits() if settings.data == "digits" else load_cifar10(settings.path or "")
+    compression = Compression(
+        compressor=settings.make_compressor(), exchange=settings.exchange, timeout_s=settings.timeout_s
+    )
+    results = {"dense": _run(settings, dataset, None, emit, name="dense")}
+    emit("phase", text="compiling the codec (once after installation)")
+    _compile(compression)
+    results["compressed"] = _run(settings, dataset, compression, emit, name="compressed")
+    return results
+
+
+def _run(settings: Settings, dataset: Dataset, compression: Compression | None, emit: Emit, *, name: str) -> RunResult:
+    torch.manual_seed(settings.seed)
+    emit("phase", text=f"training, {name}")
+    every = max(1, settings.num_steps // 100)
+
+    def on_step(step: int, loss: float) -> None:
+        if step % every == 0 or step == settings.num_steps:
+            emit("step", run=name, step=step, loss=loss)
+
+    return train(
+        DigitsNet() if settings.data == "digits" else ResNet20(),
+        dataset,
+        settings.recipe,
+        num_steps=settings.num_steps,
+        seed=settings.seed,
+        compression=compression,
+        on_step=on_step,
+    )
+
+
+def _compile(compression: Compression) -> None:
+    """Make two steps with a tiny model, so that Numba's compilation is not counted as training."""
+    model = DistributedDataParallel(nn.Linear(32, 32))
+    compression.register(model)
+    for _ in range(2):
+        model(torch.ones(1, 32)).sum().backward()
+
+
+def _append(events: Path, event: dict[str, Any]) -> None:
+    with events.open("a") as file:
+        file.write(json.dumps(event) + "\n")  # one write of an appended line: ranks do not cut each other's
+
+
+def _report_errors(events: Path, rank: int) -> None:
+    """Make an uncaught error an event; its traceback goes to the log."""
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = str(error) if issubclass(kind, TrafficzipError) else f"{kind.__name__}: {error}"
+        _append(events, {"event": "error", "rank": rank, "text": text})
+        traceback.print_exception(kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _exit_with_parent() -> None:
+    """Leave as soon as the launching process closes its end of our standard input, or is gone."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
