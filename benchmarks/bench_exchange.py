@@ -87,6 +87,9 @@ class _Weight(nn.Module):
 
 def _memory(width: int, depth: int) -> dict[str, float]:
     """Trace what this process allocates beyond DDP's own; DDP and autograd allocate in torch, which is not traced."""
+    warm = DistributedDataParallel(perceptron(300, 2))  # loads kernels, which have a size of their own
+    trafficzip.ddp.register(warm, exchange="two_phase")
+    warm(torch.randn(4, 300)).square().mean().backward()
     model = DistributedDataParallel(perceptron(width, depth), gradient_as_bucket_view=True)
     gradient_bytes = sum(4 * p.numel() for p in model.parameters())
     batch = torch.randn(4, width)
@@ -152,7 +155,9 @@ def overhead_off() -> dict[str, float]:
 
 def _train(exchange: str, steps: int) -> str:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 300), nn.BatchNorm1d(300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 8))
+    net = nn.Sequential(
+        nn.Linear(64, 300), nn.BatchNorm1d(300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 8)
+    )
     model = DistributedDataParallel(net, bucket_cap_mb=0.2)
     trafficzip.ddp.register(model, exchange=exchange)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

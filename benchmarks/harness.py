@@ -16,7 +16,9 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def time_together(functions: dict[str, Callable[[], Any]], *, rounds: int = 31, before: Callable[[], Any] | None = None) -> dict[str, list[float]]:
+def time_together(
+    functions: dict[str, Callable[[], Any]], *, rounds: int = 31, before: Callable[[], Any] | None = None
+) -> dict[str, list[float]]:
     """Time each function once per round, so that all see the same machine; seconds, one per round.
 
     before: called untimed before every timed call, to restore inputs.

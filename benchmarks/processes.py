@@ -23,9 +23,7 @@ def _main(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world_size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trafficzip.kernels import Groups
 
-_MIN_PIECE = 16_384  # elements; smaller parameters have one owner
+_MIN_PIECE = 65_536  # elements; smaller parameters have one owner
 _PIECE_ALIGNMENT = 320  # elements: whole quartic bytes and whole cache lines
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _POLL_S = 0.1
 _GRACE_S = 10.0  # workers leave at once when their input is closed, torchrun soon after
 
 
-def launch(settings: Settings, log: Path) -> Iterator[dict[str, Any]]:
+def launch(settings: Settings, log: Path) -> Generator[dict[str, Any], None, None]:
     """Yield the workers' events while they run; closing the iterator, or leaving this process, ends them.
 
     log: file for everything the processes print.

@@ -1,6 +1,7 @@
 """One training run in one process of a group, dense or compressed, with everything about it measured."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -82,8 +83,7 @@ def train(
     A collective call. The network's initial weights are taken from rank 0; `on_step(steps done, loss of this rank)`
     is called after every step.
     """
-    # Batch-norm statistics stay local while training, so that nothing but gradients is on the wire.
-    model = DistributedDataParallel(network, broadcast_buffers=False)
+    model = _wrap(network)
     handle = compression.register(model) if compression else None
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -112,6 +112,13 @@ def train(
     return _result(network, dataset, handle, losses=losses, step_s=step_s, wire=wire)
 
 
+def _wrap(network: nn.Module) -> DistributedDataParallel:
+    """Batch-norm statistics stay local while training, so that nothing but gradients is on the wire."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.13 has another name for it, 2.9 has not
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+
 def _result(
     network: nn.Module,
     dataset: Dataset,
@@ -122,7 +129,7 @@ def _result(
     wire: list[int],
 ) -> RunResult:
     stats = handle.stats() if handle else None
-    own = {
+    own: dict[str, Any] = {
         "losses": losses,
         "step_s": step_s,
         "wire": wire,
@@ -185,7 +192,7 @@ def _accuracy(network: nn.Module, dataset: Dataset) -> float:
     network.eval()
     own = torch.arange(rank, len(dataset.test_labels), world_size)
     correct = torch.zeros(1, dtype=torch.int64)
-    for chosen in own.split(_TEST_BATCH):
+    for chosen in torch.split(own, _TEST_BATCH):
         found = network(dataset.normalize(dataset.test_images[chosen])).argmax(1)
         correct += (found == dataset.test_labels[chosen]).sum()
     network.train()

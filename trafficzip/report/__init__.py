@@ -1,1 +1,1 @@
-"""Tables and plots."""
+"""Tables and plots from measured rows: `table` needs rich, `plot` needs matplotlib."""

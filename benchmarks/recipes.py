@@ -1,0 +1,35 @@
+"""Named ways to train: learning rate, and what gradients go through over the run."""
+
+from dataclasses import dataclass
+
+from trafficzip.compressor import Compressor
+from trafficzip.ddp.schedule import Phase, Schedule
+from trafficzip.presets import BFLOAT16, THREE_LC_RANS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is trained: peak learning rate, share of the run over which it rises, phases of compression."""
+
+    description: str
+    lr: float
+    lr_warmup: float = 0.15
+    phases: tuple[Phase, ...] = ()
+    small: Compressor = BFLOAT16
+
+    def schedule(self, steps: int) -> Schedule | None:
+        """Give the schedule of a run, None for a dense one."""
+        return Schedule(phases=self.phases, total_steps=steps) if self.phases else None
+
+
+def _ramp(push: tuple[float, float], pull: tuple[float, float] | None = None) -> tuple[Phase, ...]:
+    return (Phase(compressor=THREE_LC_RANS, multiplier=push, pull_multiplier=pull),)
+
+
+RECIPES = {
+    "dense_lr0.1": Recipe("float32", 0.1),
+    "dense_lr0.2": Recipe("float32", 0.2),
+    "dense_lr0.4": Recipe("float32", 0.4),
+    "s1.0_no_lr_warmup": Recipe("s = 1.0, learning rate without warm-up", 0.1, 0.0, _ramp((1.0, 1.0))),
+    "s1.0_lr0.2": Recipe("s = 1.0", 0.2, 0.15, _ramp((1.0, 1.0))),
+}

@@ -1,0 +1,5 @@
+"""`python -m trafficzip.cli` is the `trafficzip` command."""
+
+from trafficzip.cli import main
+
+main()
