@@ -85,7 +85,11 @@ def test_huge_counts_allocate_nothing():
 
 
 def test_unknown_version_and_flags_are_refused():
-    for at, value, error in ((2, 2, UnsupportedFormatError), (3, 0x08, UnsupportedFormatError), (7, 2, CorruptPayloadError)):
+    for at, value, error in (
+        (2, 2, UnsupportedFormatError),
+        (3, 0x08, UnsupportedFormatError),
+        (7, 2, CorruptPayloadError),
+    ):
         data = make_frame()[0].pack()
         data[at] = value
         with pytest.raises(error):
