@@ -19,7 +19,7 @@ from trafficzip.errors import (
     UnsupportedFormatError,
 )
 from trafficzip.kernels.groups import Groups
-from trafficzip.presets import BFLOAT16, FLOAT32, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
+from trafficzip.presets import BFLOAT16, FLOAT32, INT8, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
 from trafficzip.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BFLOAT16",
     "FLOAT32",
+    "INT8",
     "QUARTIC",
     "THREE_LC",
     "THREE_LC_RANS",

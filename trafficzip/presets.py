@@ -9,12 +9,13 @@ from dataclasses import replace
 from trafficzip.codecs import Quartic, Rans, ZeroRun
 from trafficzip.compressor import Compressor
 from trafficzip.errors import ConfigError
-from trafficzip.quantizers import CastBfloat16, CastFloat32, Ternary
+from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Ternary
 
 THREE_LC = Compressor(quantizer=Ternary(), codecs=(Quartic(), ZeroRun()))
 THREE_LC_RANS = Compressor(quantizer=Ternary(), codecs=(Quartic(), Rans()))
 QUARTIC = Compressor(quantizer=Ternary(), codecs=(Quartic(),))
 BFLOAT16 = Compressor(quantizer=CastBfloat16())
+INT8 = Compressor(quantizer=Int8())
 FLOAT32 = Compressor(quantizer=CastFloat32())
 
 PRESETS = {
@@ -22,6 +23,7 @@ PRESETS = {
     "THREE_LC_RANS": THREE_LC_RANS,
     "QUARTIC": QUARTIC,
     "BFLOAT16": BFLOAT16,
+    "INT8": INT8,
     "FLOAT32": FLOAT32,
 }
 

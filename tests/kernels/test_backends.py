@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.quantizers.test_quantizers import MULTIPLIERS, problems
 from trafficzip import ConfigError, kernels
 from trafficzip.kernels import Groups, reference
+from trafficzip.quantizers import Int8
 
 
 def target(name, values, residual):
@@ -62,6 +63,24 @@ def test_cast(problem, with_residual, out_name, bfloat16):
     total, expected_total = values.copy(), values.copy()
     kernels.cast_accumulate(codes, -1.0, total, groups, out_like_residual=False)
     reference.cast_accumulate(expected, -1.0, expected_total, groups, like_residual=False)
+    assert (total == expected_total).all()
+
+
+@given(problems(), st.booleans(), st.sampled_from(["values", "residual", "none"]))
+def test_int8(problem, with_residual, out_name):
+    values, residual, groups = problem
+    kept = residual if with_residual else None
+    out_name = out_name if with_residual else "none"
+    like = out_name == "residual"
+    scales = Int8().find_scales(values, kept, groups)
+    expected_out, out = target(out_name, values, residual), target(out_name, values, residual)
+    expected = reference.quantize_int8(values, kept, expected_out, groups, scales, out_like_residual=like)
+    codes = kernels.quantize_int8(values, kept, out, groups, scales, out_like_residual=like)
+    assert codes.tobytes() == expected.tobytes()
+    assert out is None or out.tobytes() == expected_out.tobytes()
+    total, expected_total = values.copy(), values.copy()
+    kernels.int8_accumulate(codes, scales, total, groups, out_like_residual=False)
+    reference.int8_accumulate(expected, scales, expected_total, groups, like_residual=False)
     assert (total == expected_total).all()
 
 

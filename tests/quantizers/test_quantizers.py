@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contract import check_quantizer
-from trafficzip.errors import ConfigError
+from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.kernels import Groups, reference
-from trafficzip.quantizers import CastBfloat16, CastFloat32, Ternary
+from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Ternary
 
 MULTIPLIERS = [0.5, 0.7, 1.0, 1.5, 1.9, float(np.nextafter(np.float32(2), np.float32(0)))]
 
@@ -43,7 +43,7 @@ def test_ternary_keeps_every_bit(problem, multiplier):
 
 
 @given(problems())
-@pytest.mark.parametrize("quantizer", [CastBfloat16(), CastFloat32()])
+@pytest.mark.parametrize("quantizer", [CastBfloat16(), CastFloat32(), Int8()])
 def test_cast_keeps_every_bit(quantizer, problem):
     check_quantizer(quantizer, *problem)
 
@@ -83,7 +83,7 @@ def test_multiplier_out_of_range_raises(multiplier):
         Ternary(multiplier=multiplier)
 
 
-@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32()])
+@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32(), Int8()])
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_not_finite_is_told(quantizer, bad):
     values = np.array([1.0, 2.0, bad], np.float32)
@@ -108,7 +108,7 @@ def test_bfloat16_rounds_ties_to_even():
     assert codes.view(np.uint16).tolist() == [0x3F80, 0x3F82, 0x3F81]
 
 
-@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32()])
+@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32(), Int8()])
 def test_group_without_values_sends_nothing_and_keeps_its_residual(quantizer):
     values = np.array([0, -0.0, 0, 1, 1, 1], np.float32)
     residual = np.array([5, 6, 7, 8, 9, 10], np.float32)
@@ -131,3 +131,13 @@ def test_peaks_equal_reference(problem, multiplier, with_residual):
 
     found = kernels.group_peaks(values, kept, groups)
     assert found.tobytes() == reference.group_peaks(values, kept, groups).tobytes()
+
+
+def test_int8_rounds_to_nearest_and_refuses_what_no_encoder_writes():
+    values = np.array([127, -127, 0.5, 1.5, -0.4, 2.6], np.float32)
+    quantizer = Int8()
+    scales = quantizer.find_scales(values, None, Groups([6]))
+    codes = quantizer.quantize(values, Groups([6]), scales=scales).codes
+    assert codes.view(np.int8).tolist() == [127, -127, 0, 2, 0, 3]
+    with pytest.raises(CorruptPayloadError, match="-128"):
+        quantizer.accumulate(codes + np.uint8(1), scales, Groups([6]), values, sign=1.0, out_like_residual=False)

@@ -24,6 +24,8 @@ __all__ = [
     "cast",
     "cast_accumulate",
     "group_peaks",
+    "int8_accumulate",
+    "quantize_int8",
     "quartic_accumulate",
     "quartic_pack",
     "quartic_unpack",
@@ -303,3 +305,23 @@ def cast_accumulate(codes: NDArray[Any], sign: float, out: F32, groups: Groups, 
     """Add sign * decoded value to `out`, for what `cast` returns."""
     kernel = _cast().bfloat16_accumulate if codes.dtype == np.uint16 else _cast().float32_accumulate
     kernel(codes, np.float32(sign), out, 1 if out_like_residual else 0, groups.blocks)
+
+
+def quantize_int8(
+    values: F32, residual: F32 | None, out: F32 | None, groups: Groups, scales: F32, *, out_like_residual: bool
+) -> NDArray[np.int8]:
+    """Round (value + residual) / scale to -127..127 and write what is lost to `out`; int8 [groups.num_elements]."""
+    codes: NDArray[np.int8] = np.empty(groups.num_elements, np.int8)
+    _cast().quantize_int8(values, residual, out, 1 if out_like_residual else 0, groups.blocks, scales, codes)
+    return codes
+
+
+def int8_accumulate(codes: NDArray[np.int8], scales: F32, out: F32, groups: Groups, *, out_like_residual: bool) -> None:
+    """Add scale * code to `out`, as two roundings.
+
+    Raises:
+        CorruptPayloadError: a code is -128, which no encoder writes; nothing was added.
+    """
+    if codes.size and int(codes.min()) < -127:
+        raise CorruptPayloadError("8-bit codes: -128 found, expected -127..127")
+    _cast().int8_accumulate(codes, scales, out, 1 if out_like_residual else 0, groups.blocks)

@@ -1,4 +1,4 @@
-"""Compiled casts of small or delicate tensors. Blocks are laid out as in numba_cpu_ternary."""
+"""Compiled casts and 8-bit quantization of small or delicate tensors. Blocks are laid out as in numba_cpu_ternary."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,4 +77,48 @@ def float32_accumulate(
     for row in range(blocks.shape[0]):
         for i in range(blocks[row, 2]):
             out[blocks[row, out_column] + i] += sign * codes[at + i]
+        at += blocks[row, 2]
+
+
+@jit
+def quantize_int8(
+    values: NDArray[np.float32],
+    residual: NDArray[np.float32] | None,
+    out: NDArray[np.float32] | None,
+    out_column: int,
+    blocks: NDArray[np.int64],
+    scales: NDArray[np.float32],
+    codes: NDArray[np.int8],
+) -> None:
+    """Round (value + residual) / scale to the nearest integer, ties to even, and write what is lost to `out`."""
+    at = 0
+    for row in range(blocks.shape[0]):
+        scale = scales[blocks[row, 4]]
+        for i in range(blocks[row, 2]):
+            x = values[blocks[row, 0] + i]
+            if residual is not None:
+                x += residual[blocks[row, 1] + i]
+            code = np.float32(0)
+            if scale > 0:
+                code = min(max(np.rint(x / scale), np.float32(-127)), np.float32(127))
+            codes[at + i] = np.int8(code)
+            if out is not None:
+                out[blocks[row, out_column] + i] = x - scale * code
+        at += blocks[row, 2]
+
+
+@jit
+def int8_accumulate(
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    out: NDArray[np.float32],
+    out_column: int,
+    blocks: NDArray[np.int64],
+) -> None:
+    """Add scale * code to `out`."""
+    at = 0
+    for row in range(blocks.shape[0]):
+        scale = scales[blocks[row, 4]]
+        for i in range(blocks[row, 2]):
+            out[blocks[row, out_column] + i] += scale * np.float32(codes[at + i])
         at += blocks[row, 2]

@@ -144,6 +144,33 @@ def cast_float32(
     return np.concatenate(parts)
 
 
+def quantize_int8(
+    values: F32, residual: F32 | None, out: F32 | None, groups: Groups, scales: F32, *, out_like_residual: bool
+) -> NDArray[np.int8]:
+    """Map each x to the nearest multiple of its group's scale, at most 127 of them, ties to even; all to 0 if it is 0.
+
+    scales: float32 [groups], finite, 0 or normal.  Returns: int8 [groups.num_elements] in -127..127.
+    """
+    parts = [np.zeros(0, np.int8)]
+    for group in range(len(groups.sizes)):
+        x = _sum(values, residual, groups, group)
+        scale = scales[group]
+        codes = np.clip(np.rint(x / scale), -127, 127) if scale > 0 else np.zeros_like(x)
+        if out is not None:
+            _out(out, groups, group, like_residual=out_like_residual)[:] = x - scale * codes
+        parts.append(codes.astype(np.int8))
+    return np.concatenate(parts)
+
+
+def int8_accumulate(codes: NDArray[np.int8], scales: F32, out: F32, groups: Groups, *, like_residual: bool) -> None:
+    """Add scale * code to `out`, as two roundings."""
+    at = 0
+    for group, size in enumerate(groups.sizes):
+        part = codes[at : at + size].astype(np.float32)
+        _out(out, groups, group, like_residual=like_residual)[:] += scales[group] * part
+        at += size
+
+
 def cast_accumulate(
     codes: NDArray[np.uint16] | F32, sign: float, out: F32, groups: Groups, *, like_residual: bool
 ) -> None:
