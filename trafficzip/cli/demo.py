@@ -32,7 +32,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
     compressor: Annotated[str, typer.Option(help=f"One of {', '.join(COMPRESSORS)}.")] = "three_lc_rans",
     multiplier: Annotated[
-        float | None, typer.Option(help="Sparsity multiplier, in [1, 2) [default: the compressor's].")
+        float | None, typer.Option(help="Sparsity multiplier, in [0.5, 2): larger sends less [default: 1].")
     ] = None,
     exchange: Annotated[str, typer.Option(help=f"One of {', '.join(EXCHANGES)}.")] = "auto",
     data: Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = "digits",

@@ -306,4 +306,7 @@ class GradientCompression:
 
 def _like(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Shape a flat part of a bucket like its parameter: buckets hold dense parameters in memory order."""
-    return flat.as_strided(parameter.size(), parameter.stride()).clone()
+    spans = zip(parameter.size(), parameter.stride(), strict=True)
+    if parameter.numel() and sum((size - 1) * stride for size, stride in spans) + 1 == parameter.numel():
+        return flat.as_strided(parameter.size(), parameter.stride(), flat.storage_offset()).clone()
+    return flat.view(parameter.size()).clone()

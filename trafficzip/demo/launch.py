@@ -89,7 +89,7 @@ def _follow(process: "subprocess.Popen[bytes]", events: Any, log: Path) -> Itera
 def _reason(errors: list[dict[str, Any]], status: int, log: Path) -> str:
     """Say why the workers failed; ranks with the same error are named together."""
     if not errors:
-        return f"a worker ended without a word (torchrun's exit status {status}); see {log}"
+        return f"a worker was killed or crashed without a message (torchrun's exit status {status}); see {log}"
     ranks: dict[str, list[str]] = {}
     for error in errors:
         ranks.setdefault(error["text"], []).append(str(error["rank"]))

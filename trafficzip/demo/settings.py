@@ -53,7 +53,7 @@ class Settings:
     compressor: str = "three_lc_rans"
     multiplier: float | None = None
     exchange: str = "auto"
-    timeout_s: float = 120.0
+    timeout_s: float = 180.0
 
     def __post_init__(self) -> None:
         _check_name("--data", self.data, RECIPES)

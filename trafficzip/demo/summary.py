@@ -11,8 +11,16 @@ _OVERHEAD_BYTES = 2000  # per step and ordered pair of ranks
 
 
 def make_rows(results: dict[str, Any]) -> list[Row]:
-    """Give one row for each run; ratio and bits come from the interface, or from the library where nothing counts."""
-    return [_row(name, result, results["dense"]) for name, result in results.items()]
+    """Give one row for each run.
+
+    Ratio and bits come from the interface for all runs, or for none: where it counted something else than the runs'
+    traffic, or nothing, they come from what was sent.
+    """
+    trusted = all(_counts_agree(result) for result in results.values())
+    totals = {
+        name: result["wire_bytes"][-1] if trusted else result["expected_bytes"] for name, result in results.items()
+    }
+    return [_row(name, result, totals[name], totals["dense"]) for name, result in results.items()]
 
 
 def sent_bytes(result: dict[str, Any]) -> list[float]:
@@ -25,24 +33,24 @@ def sent_bytes(result: dict[str, Any]) -> list[float]:
 
 def footnotes(results: dict[str, Any]) -> list[str]:
     """Say what the columns count, and where two countings of the same bytes do not agree."""
-    notes = []
-    if any(result["wire_bytes"] is None for result in results.values()):
-        notes.append(
-            "Bytes on the wire: n/a, this system has no /proc/net/dev. Ratio and bits per element use what trafficzip "
-            "counted and, for the dense run, what a ring all-reduce sends."
-        )
-    else:
-        notes.append(
+    sent = "what trafficzip counted and, for the dense run, what a ring all-reduce sends"
+    if all(result["wire_bytes"] is not None for result in results.values()):
+        notes = [
             "Bytes on the wire: received by the loopback interface (/proc/net/dev) during the training steps, TCP/IP "
             "included, from all programs on this machine; start-up and evaluation are not included."
-        )
+        ]
+    else:
+        notes = [f"Bytes on the wire: n/a, this system has no /proc/net/dev. Ratio and bits/element use {sent}."]
     notes.append("Bits/element: sent by one worker for one gradient element in one step. Step: the median of the run.")
     notes.append(
         "Codec and exchange: seconds of one worker in all steps; exchange includes waiting for the other workers. "
         "Loopback is faster than any network, so less traffic saves no time here."
     )
+    strange = [(name, run) for name, run in results.items() if run["wire_bytes"] is not None and not _counts_agree(run)]
+    notes.extend(_disagreement(name, result) for name, result in strange)
+    if strange:
+        notes.append(f"WARNING: ratio and bits/element therefore use {sent}.")
     for name, result in results.items():
-        notes.extend(_disagreement(name, result))
         if not result["identical"]:
             notes.append(
                 f"WARNING: {name}: the ranks' parameters differ: {', '.join(d[:12] for d in result['digests'])}"
@@ -50,10 +58,7 @@ def footnotes(results: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> Row:
-    counted = all(run["wire_bytes"] is not None for run in (result, dense))
-    total = result["wire_bytes"][-1] if counted else result["expected_bytes"]
-    dense_total = dense["wire_bytes"][-1] if counted else dense["expected_bytes"]
+def _row(name: str, result: dict[str, Any], total: int, dense_total: int) -> Row:
     elements_sent = result["num_elements"] * result["world_size"] * len(result["losses"])
     return Row(
         name=name,
@@ -69,17 +74,22 @@ def _row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> Row:
     )
 
 
-def _disagreement(name: str, result: dict[str, Any]) -> list[str]:
-    """Give a note if the interface counted less than was sent, or more than TCP/IP's own bytes explain."""
+def _counts_agree(result: dict[str, Any]) -> bool:
+    """Whether the interface counted what was sent, and no more on top than TCP/IP's own bytes explain."""
     if result["wire_bytes"] is None:
-        return []
-    wire, expected = result["wire_bytes"][-1], result["expected_bytes"]
+        return False
+    return bool(0 <= result["wire_bytes"][-1] - result["expected_bytes"] <= _allowance(result))
+
+
+def _allowance(result: dict[str, Any]) -> float:
     pairs = result["world_size"] * (result["world_size"] - 1)
-    allowance = _OVERHEAD_SHARE * expected + _OVERHEAD_BYTES * pairs * len(result["losses"])
-    if expected <= wire <= expected + allowance:
-        return []
+    return float(_OVERHEAD_SHARE * result["expected_bytes"] + _OVERHEAD_BYTES * pairs * len(result["losses"]))
+
+
+def _disagreement(name: str, result: dict[str, Any]) -> str:
     source = "a ring all-reduce sends" if result["counted_bytes"] is None else "trafficzip sent"
-    return [
-        f"WARNING: {name}: the interface counted {format_bytes(wire)}, {source} {format_bytes(expected)}; "
-        f"TCP/IP explains up to {format_bytes(allowance)} more. Was another program using the loopback interface?"
-    ]
+    return (
+        f"WARNING: {name}: the interface counted {format_bytes(result['wire_bytes'][-1])}, {source} "
+        f"{format_bytes(result['expected_bytes'])}, and TCP/IP explains up to {format_bytes(_allowance(result))} more. "
+        "Was another program using the loopback interface?"
+    )

@@ -2,7 +2,7 @@
 
 It appends events to the file EVENTS, one JSON object a line; `launch` reads them:
 {"event": "phase", "text"}, {"event": "step", "run", "step", "loss"}, {"event": "result", ...} from rank 0, and
-{"event": "error", "rank", "text"} from any.
+{"event": "error", "rank", "text"} from any. It leaves as soon as its standard input ends.
 """
 
 import json
@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +24,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trafficzip.compressor import Compressor
 from trafficzip.demo.data import Dataset, load_cifar10, load_digits
 from trafficzip.demo.networks import DigitsNet, ResNet20
 from trafficzip.demo.settings import Settings
 from trafficzip.demo.train import Compression, RunResult, train
 from trafficzip.errors import TrafficzipError
+from trafficzip.kernels import Groups
+from trafficzip.presets import BFLOAT16
 
 Emit = Callable[..., None]
 
@@ -60,7 +64,7 @@ def run_both(settings: Settings, emit: Emit) -> dict[str, RunResult]:
     )
     results = {"dense": _run(settings, dataset, None, emit, name="dense")}
     emit("phase", text="compiling the codec (once after installation)")
-    _compile(compression)
+    _compile(compression, settings.make_compressor())
     results["compressed"] = _run(settings, dataset, compression, emit, name="compressed")
     return results
 
@@ -85,11 +89,18 @@ def _run(settings: Settings, dataset: Dataset, compression: Compression | None, 
     )
 
 
-def _compile(compression: Compression) -> None:
-    """Make two steps with a tiny model, so that Numba's compilation is not counted as training."""
+def _compile(compression: Compression, compressor: Compressor) -> None:
+    """Compile the codec before it is timed: first on rank 0 alone, from whose files on disk the others then load."""
+    if dist.get_rank() == 0:
+        groups = Groups([1000])
+        for part in (compressor, BFLOAT16):
+            values, residual = np.ones((2, 1000), np.float32)
+            frame = part.compress(values, groups, residual=residual, out=values, out_like_residual=False)
+            part.accumulate(frame, groups, residual)
+    dist.barrier()
     model = DistributedDataParallel(nn.Linear(32, 32))
     compression.register(model)
-    for _ in range(2):
+    for _ in range(2):  # whatever else the exchange compiles
         model(torch.ones(1, 32)).sum().backward()
 
 
@@ -121,6 +132,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "numba": version("numba"),
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
