@@ -17,7 +17,7 @@ from typing import Any
 
 _GRACE_S = 20.0  # once a rank has failed, how long the others may take to say why they did
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "trafficzip.ddp", "hypothesis"])
+_CONTEXT.set_forkserver_preload(["tests.ddp.preload", "hypothesis", "pytest"])
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,18 @@ class Pool:
         for end in self._ends:
             end.send((case, args, self._num_cases))
 
-    def outcomes(self, *, timeout_s: float) -> list[Outcome]:
-        """Wait for the submitted case, at most `timeout_s`, and shorter once one rank has failed."""
+    def outcomes(self, *, timeout_s: float, grace_s: float = _GRACE_S, silent: int | None = None) -> list[Outcome]:
+        """Wait for the submitted case, at most `timeout_s`, and `grace_s` once one rank has failed.
+
+        silent: a rank that is not waited for, because it will never answer.
+        """
         begin = time.monotonic()
         deadline = begin + timeout_s
         found: list[Outcome | None] = [None] * self.world_size
-        while None in found and time.monotonic() < deadline:
-            open_ends = {end: rank for rank, end in enumerate(self._ends) if found[rank] is None}
+        while time.monotonic() < deadline:
+            open_ends = {end: rank for rank, end in enumerate(self._ends) if found[rank] is None and rank != silent}
+            if not open_ends:
+                break
             for end in wait(list(open_ends), timeout=max(0.0, deadline - time.monotonic())):
                 rank = open_ends[end]
                 try:
@@ -70,7 +75,7 @@ class Pool:
                 except (EOFError, ConnectionError):
                     found[rank] = Outcome(error=f"process of rank {rank} died", answered=False)
                 if found[rank].error:
-                    deadline = min(deadline, time.monotonic() + _GRACE_S)
+                    deadline = min(deadline, time.monotonic() + grace_s)
         return [
             outcome or Outcome(error=f"rank {rank} did not answer in {time.monotonic() - begin:.0f} s", answered=False)
             for rank, outcome in enumerate(found)
@@ -106,12 +111,14 @@ class Ranks:
         self._pools.clear()
 
 
-def run_fresh(world_size: int, case: Any, *args: Any, timeout_s: float = 60.0) -> list[Outcome]:
+def run_fresh(
+    world_size: int, case: Any, *args: Any, timeout_s: float = 90.0, silent: int | None = None
+) -> list[Outcome]:
     """Run a case that may fail on processes of its own, and say how it ended on each rank."""
     pool = Pool(world_size)
     try:
         pool.submit(case, *args)
-        return pool.outcomes(timeout_s=timeout_s)
+        return pool.outcomes(timeout_s=timeout_s, grace_s=timeout_s, silent=silent)
     finally:
         pool.close()
 

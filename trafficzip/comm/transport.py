@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from trafficzip.errors import CollectiveError
 from trafficzip.metrics import TrafficMeter
 
 Bytes = NDArray[np.uint8]
+Work = tuple[Any, torch.Tensor]
 _HEADER_BYTES = 8
 _MAX_REASON_BYTES = 2000
 _FAREWELL_S = 5.0  # how long a failing rank waits for the others to take its reason
@@ -63,6 +65,7 @@ class GlooTransport:
             )
             for _ in range(2)
         ]
+        self._in_flight: list[Work] = []
 
     def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
         """Send one payload to every rank; give every rank's, in rank order."""
@@ -100,6 +103,7 @@ class GlooTransport:
                 bodies.append((peer, self._receive(_tensor(body), peer, tag=1)))
         for peer, work in bodies + sends:
             self._wait(work, peer)
+        self._in_flight.clear()
         return received
 
     def fail(self, reason: str) -> None:
@@ -113,9 +117,10 @@ class GlooTransport:
                     works.append(self._send(_tensor(np.frombuffer(text, np.uint8).copy()), peer, tag=1))
                 except (RuntimeError, CollectiveError):
                     continue  # that rank is gone: it needs no reason
+        deadline = monotonic() + _FAREWELL_S
         for work in works:
             try:
-                work[0].wait(timedelta(seconds=_FAREWELL_S))
+                work[0].wait(timedelta(seconds=max(deadline - monotonic(), 0.001)))
             except RuntimeError:
                 continue
 
@@ -124,23 +129,28 @@ class GlooTransport:
         self._wait(self._receive(_tensor(text), peer, tag=1), peer)
         return text.tobytes().decode(errors="replace")
 
-    # A tensor in flight must stay alive until its work is waited for, so both travel together.
+    # Work and tensor must live until the message is through, and Gloo drops a message whose work dies: also one that a
+    # rank began before it failed, for which others wait. So all that was begun is kept until an exchange is complete.
 
-    def _send(self, tensor: torch.Tensor, peer: int, *, tag: int) -> tuple[Any, torch.Tensor]:
+    def _send(self, tensor: torch.Tensor, peer: int, *, tag: int) -> Work:
         group = self._groups[0 if self.rank < peer else 1]
         try:
-            return dist.isend(tensor, self._ranks[peer], group=group, tag=tag), tensor
+            return self._keep(dist.isend(tensor, self._ranks[peer], group=group, tag=tag), tensor)
         except RuntimeError as error:
             raise CollectiveError(f"cannot send to rank {peer}: {_first_line(error)}") from error
 
-    def _receive(self, tensor: torch.Tensor, peer: int, *, tag: int) -> tuple[Any, torch.Tensor]:
+    def _receive(self, tensor: torch.Tensor, peer: int, *, tag: int) -> Work:
         group = self._groups[0 if peer < self.rank else 1]
         try:
-            return dist.irecv(tensor, self._ranks[peer], group=group, tag=tag), tensor
+            return self._keep(dist.irecv(tensor, self._ranks[peer], group=group, tag=tag), tensor)
         except RuntimeError as error:
             raise CollectiveError(f"cannot receive from rank {peer}: {_first_line(error)}") from error
 
-    def _wait(self, work: tuple[Any, torch.Tensor], peer: int) -> None:
+    def _keep(self, handle: Any, tensor: torch.Tensor) -> Work:
+        self._in_flight.append((handle, tensor))
+        return handle, tensor
+
+    def _wait(self, work: Work, peer: int) -> None:
         try:
             work[0].wait()
         except RuntimeError as error:

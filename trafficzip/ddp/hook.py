@@ -188,6 +188,9 @@ class GradientCompression:
                 "ranks or the exchange has changed, load merge_state_dicts(states of all ranks) on every rank"
             )
         owner = self.exchange.owner
+        starts = {p.parameter.name: p.start for p in self._pieces if owner.sizes and p.owner == self.transport.rank}
+        if not merged and {name: next(iter(parts)) for name, parts in state["owner"].items()} != starts:
+            raise ConfigError("hook state is of another model: its rank owned other pieces of the parameters")
         owned = {name: next(iter(parts.values())).numpy() for name, parts in state["owner"].items()}
         kept = owner.state_dict()
         owner.load_state_dict(
@@ -238,7 +241,7 @@ class GradientCompression:
         self._last_step = self.transport.meter.minus(self._before_step)
 
     def _dense(self, tensor: torch.Tensor) -> TensorFuture:
-        tensor.div_(self.transport.world_size)
+        tensor.mul_(1 / self.transport.world_size)  # as DDP does without a hook: a quotient may differ in the last bit
         work = dist.all_reduce(tensor, group=self._group, async_op=True)
         assert work is not None
         return cast(TensorFuture, work.get_future().then(lambda done: done.value()[0]))

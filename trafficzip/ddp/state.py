@@ -1,5 +1,6 @@
 """Saved state of a hook: plain tensors and numbers, which torch.load(weights_only=True) reads."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,26 @@ def check_state(state: Mapping[str, Any]) -> None:
         raise ConfigError(f"not a trafficzip hook state: expected the keys {sorted(_KEYS)}")
     if state["version"] != STATE_VERSION:
         raise ConfigError(f"hook state has version {state['version']}, this release reads {STATE_VERSION}")
+    step, loss_scale = state["step"], state["loss_scale"]
+    if not isinstance(step, int) or step < 0:
+        raise ConfigError(f"hook state: step must be an integer >= 0, got {step!r}")
+    if not isinstance(loss_scale, float) or not 0 < loss_scale < math.inf:
+        raise ConfigError(f"hook state: loss_scale must be a positive number, got {loss_scale!r}")
+    _check_residuals("worker", state["worker"])
+    if not isinstance(state["owner"], Mapping):
+        raise ConfigError(f"hook state: owner must be a mapping, got {type(state['owner']).__name__}")
+    for name, parts in state["owner"].items():
+        if not isinstance(parts, Mapping) or len(parts) != 1:
+            raise ConfigError(f"hook state: the owner's {name} must be one residual by its start, got {parts!r:.100}")
+        _check_residuals(f"owner {name}", parts)
+
+
+def _check_residuals(where: str, residuals: Any) -> None:
+    if not isinstance(residuals, Mapping):
+        raise ConfigError(f"hook state: {where} must be a mapping, got {type(residuals).__name__}")
+    for key, part in residuals.items():
+        if not isinstance(part, torch.Tensor) or part.dtype != torch.float32 or part.dim() != 1:
+            raise ConfigError(f"hook state: {where} {key} must be a flat float32 tensor, got {part!r:.100}")
 
 
 def merge_state_dicts(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

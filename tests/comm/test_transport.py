@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+
+from tests.comm.test_exchange import in_threads
+from tests.distributed import run_fresh
+from trafficzip.comm.transport import GlooTransport, local_transports
+from trafficzip.errors import CollectiveError
+
+LENGTH_BYTES = 8
+SIZES = [0, 1, 7, 1000, 1 << 20]
+
+
+def payload(sender, receiver, size):
+    return np.random.default_rng([sender, receiver]).integers(0, 256, size, dtype=np.uint8)
+
+
+def size_of(sender, receiver, kind):
+    """Give the size of a message: all the same, or all different, some empty."""
+    return kind if kind >= 0 else SIZES[(3 * sender + receiver) % len(SIZES)]
+
+
+def swap(transport, kind):
+    """Run both collectives and check every byte and the meter."""
+    rank, world_size = transport.rank, transport.world_size
+    others = [peer for peer in range(world_size) if peer != rank]
+    before = transport.meter.copy()
+    sent = [payload(rank, peer, size_of(rank, peer, kind)) for peer in range(world_size)]
+    received = transport.all_to_all(sent, limit=1 << 20)
+    for peer in range(world_size):
+        assert received[peer].tobytes() == payload(peer, rank, size_of(peer, rank, kind)).tobytes()
+    moved = transport.meter.minus(before)
+    assert moved.bytes_sent == sum(LENGTH_BYTES + size_of(rank, peer, kind) for peer in others)
+    assert moved.bytes_received == sum(LENGTH_BYTES + size_of(peer, rank, kind) for peer in others)
+    before = transport.meter.copy()
+    received = transport.all_gather(payload(rank, 99, size_of(rank, 0, kind)), limit=1 << 20)
+    for peer in range(world_size):
+        assert received[peer].tobytes() == payload(peer, 99, size_of(peer, 0, kind)).tobytes()
+    moved = transport.meter.minus(before)
+    assert moved.bytes_sent == len(others) * (LENGTH_BYTES + size_of(rank, 0, kind))
+    assert moved.bytes_received == sum(LENGTH_BYTES + size_of(peer, 0, kind) for peer in others)
+    return transport.meter.bytes_sent, transport.meter.bytes_received
+
+
+def _swap_over_gloo(rank, world_size):
+    transport = GlooTransport(timeout_s=30.0)
+    for kind in (*SIZES, -1, 0, -1):
+        counts = swap(transport, kind)
+    return counts
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_gloo_moves_any_size_and_counts_every_byte(ranks, world_size):
+    counts = ranks(world_size, _swap_over_gloo)
+    assert sum(sent for sent, _ in counts) == sum(received for _, received in counts)
+    assert (counts[0][0] > 0) == (world_size > 1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("kind", [*SIZES, -1])
+def test_local_transport_moves_any_size_and_counts_every_byte(world_size, kind):
+    counts = in_threads([lambda t=t: swap(t, kind) for t in local_transports(world_size)])
+    assert sum(sent for sent, _ in counts) == sum(received for _, received in counts)
+
+
+def _transport_of_a_subgroup(rank, world_size):
+    import torch.distributed as dist
+
+    members = [1, 3]
+    group = dist.new_group(members)
+    if rank not in members:
+        return None
+    return swap(GlooTransport(group, timeout_s=30.0), -1)
+
+
+def test_gloo_works_in_a_subgroup(ranks):
+    results = ranks(4, _transport_of_a_subgroup)
+    assert results[0] is results[2] is None
+    assert results[1][0] == results[3][1] > 0
+
+
+def _send_too_much(rank, world_size):
+    transport = GlooTransport(timeout_s=4.0)
+    transport.all_gather(payload(rank, 0, 101 if rank == 1 else 100), limit=100)
+
+
+def test_gloo_message_above_the_limit_raises():
+    outcomes = run_fresh(3, _send_too_much)
+    for rank in (0, 2):
+        assert "CollectiveError: rank 1 announced 101 bytes, expected at most 100" in outcomes[rank].error
+    assert "CollectiveError" in outcomes[1].error  # nobody takes its message
+
+
+def _fail_on_one(rank, world_size, failing):
+    transport = GlooTransport(timeout_s=60.0)
+    swap(transport, 1000)
+    if rank == failing:
+        transport.fail("out of cheese: ä")
+        raise ValueError("the failing rank's own error")
+    swap(transport, 1000)
+
+
+@pytest.mark.parametrize(("world_size", "failing"), [(2, 0), (2, 1), (4, 2)])
+def test_gloo_failure_reaches_every_rank(world_size, failing):
+    outcomes = run_fresh(world_size, _fail_on_one, failing)
+    for rank, outcome in enumerate(outcomes):
+        if rank == failing:
+            assert "ValueError: the failing rank's own error" in outcome.error
+        else:
+            assert f"CollectiveError: rank {failing} failed: out of cheese: ä" in outcome.error
+        assert outcome.answered
+        assert outcome.seconds < 30
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_local_failure_reaches_every_rank(failing):
+    def work(transport):
+        swap(transport, 10)
+        if transport.rank == failing:
+            return transport.fail("out of cheese")
+        return swap(transport, 10)
+
+    found = in_threads([lambda t=t: work(t) for t in local_transports(3)])
+    for rank, result in enumerate(found):
+        if rank != failing:
+            assert isinstance(result, CollectiveError)
+            assert f"rank {failing} failed: out of cheese" in str(result)
+
+
+def test_local_message_above_the_limit_raises():
+    found = in_threads(
+        [lambda t=t: t.all_gather(payload(0, 0, 11 if t.rank else 10), limit=10) for t in local_transports(2)]
+    )
+    assert all(isinstance(result, CollectiveError) for result in found)
+    assert "rank 1 announced 11 bytes, expected at most 10" in str(found[0])
+
+
+def test_local_transport_does_not_wait_for_ever():
+    first, _ = local_transports(2, timeout_s=0.2)
+    with pytest.raises(CollectiveError, match="silent too long"):
+        first.all_gather(payload(0, 0, 1), limit=10)
