@@ -1,12 +1,14 @@
 """Measure one of the project's bars on this machine: python -m benchmarks.bars traffic.3
 
-Prints each figure beside its bar and exits 0 only when all of them hold. `--list` names the bars; slow ones say so.
+Prints each figure beside its bar, appends them to results/, and exits 0 only when all of them hold. `--list` names the bars; slow ones say so.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from benchmarks.harness import write_rows
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def main() -> None:
     figures = BARS[arguments.bar]()
     for figure in figures:
         print(figure)
+    write_rows("bars", [{"bar": arguments.bar, **asdict(f), "holds": f.holds} for f in figures])
     sys.exit(0 if figures and all(figure.holds for figure in figures) else 1)
 
 

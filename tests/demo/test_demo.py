@@ -90,15 +90,28 @@ def test_wrong_option_starts_no_worker(tmp_path):
 def test_ended_command_leaves_no_process(tmp_path):
     signals = [signal.SIGINT, signal.SIGKILL]
     commands = [
-        subprocess.Popen([*COMMAND, "--steps", "100000", "--out", str(tmp_path / how.name)], stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*COMMAND, "--steps", "100000", "--out", str(tmp_path / how.name)],
+            stdout=subprocess.DEVNULL,
+            preexec_fn=hear_interrupts,
+        )
         for how in signals
     ]
     started = [process for command in commands for process in children(command.pid, number=3)]  # torchrun, two workers
-    for command, how in zip(commands, signals, strict=True):
-        command.send_signal(how)
-        assert command.wait(30) != 0
-    _, alive = psutil.wait_procs(started, timeout=30)
-    assert alive == []
+    try:
+        for command, how in zip(commands, signals, strict=True):
+            command.send_signal(how)
+            assert command.wait(30) != 0
+        _, alive = psutil.wait_procs(started, timeout=30)
+        assert alive == []
+    finally:
+        for command in commands:
+            command.kill()  # workers leave when it is gone
+
+
+def hear_interrupts() -> None:
+    """Undo what a shell does to commands it starts in the background, such as a whole test run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(pid: int, *, number: int) -> list[psutil.Process]:
