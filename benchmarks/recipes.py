@@ -31,7 +31,7 @@ RECIPES = {
     "dense_lr0.2": Recipe("float32", 0.2),
     "dense_lr0.4": Recipe("float32", 0.4),
     "s1.0_no_lr_warmup": Recipe("s = 1.0, learning rate without warm-up", 0.1, 0.0, _ramp((1.0, 1.0))),
-    "s1.0_lr0.2": Recipe("s = 1.0", 0.2, 0.15, _ramp((1.0, 1.0))),
+    "default": Recipe("what register does by default, with a learning-rate warm-up", 0.2, 0.15, _ramp((1.0, 1.0))),
     "s1.0_pull0.85_int8_lr0.2": Recipe(
         "push s = 1.0, pull s = 0.85, small tensors 8-bit", 0.2, 0.15, _ramp((1.0, 1.0), (0.85, 0.85)), INT8
     ),
