@@ -1,6 +1,7 @@
 """Measure one of the project's bars on this machine: python -m benchmarks.bars traffic.3
 
-Prints each figure beside its bar, appends them to results/, and exits 0 only when all of them hold. `--list` names the bars; slow ones say so.
+Prints each figure beside its bar, appends them to results/, and exits 0 only when all of them hold.
+`--list` names the bars; slow ones say so.
 """
 
 import argparse

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -90,9 +92,15 @@ def test_gloo_message_above_the_limit_raises():
     assert "CollectiveError" in outcomes[1].error  # nobody takes its message
 
 
+_alive = []  # a model keeps its transport after an error; so do these cases
+
+
 def _fail_on_one(rank, world_size, failing):
     transport = GlooTransport(timeout_s=60.0)
+    _alive.append(transport)
     swap(transport, 1000)
+    if rank == 1 != failing:
+        time.sleep(1.0)  # the others have heard of the failure when this rank begins: it must still hear from them
     if rank == failing:
         transport.fail("out of cheese: ä")
         raise ValueError("the failing rank's own error")
