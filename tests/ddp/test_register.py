@@ -101,6 +101,19 @@ def test_wrong_use_raises_and_names_the_cause(ranks):
         assert "once" in found["twice"]
 
 
+def _refuse_on_one(rank, world_size):
+    model = DistributedDataParallel(mlp())
+    elements = -1 if rank == 1 else 256
+    return message_of(TrafficzipError, lambda: trafficzip.ddp.register(model, small_elements=elements))
+
+
+def test_rank_that_refuses_tells_the_others(ranks):
+    messages = ranks(3, _refuse_on_one)
+    assert "small_elements must be >= 0, got -1" in messages[1]
+    for rank in (0, 2):
+        assert messages[rank].startswith("rank 1 refused to register: small_elements")
+
+
 def _frozen(rank, world_size):
     net = mlp()
     net[0].double().requires_grad_(False)

@@ -34,6 +34,7 @@ __all__ = [
     "register",
 ]
 
+_REFUSED = "refused"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -62,15 +63,20 @@ def register(
 
     Raises:
         ConfigError: the model is not DDP, is not on the CPU, or has parameters whose gradients cannot be compressed.
-        CollectiveError: ranks disagree about the configuration, the model or the version; on every rank.
+        CollectiveError: ranks disagree about the configuration, the model or the version, or another rank refused; on
+            every rank.
     """
     if not isinstance(model, DistributedDataParallel):
         raise ConfigError(f"model must be DistributedDataParallel, got {type(model).__name__}: wrap it first")
-    schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
-    config = Config(schedule=schedule, small=small, small_elements=small_elements, exchange=exchange)
-    _check_model(model)
     transport = GlooTransport(model.process_group, timeout_s=timeout_s)
-    state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
+    schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
+    try:
+        config = Config(schedule=schedule, small=small, small_elements=small_elements, exchange=exchange)
+        _check_model(model)
+        state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
+    except ConfigError as error:
+        _gather(transport, {_REFUSED: str(error)})  # the others must not wait for a rank that gives up
+        raise
     _agree(transport, config.describe(state.parameters))
     model.register_comm_hook(state, hook)
     return state
@@ -96,12 +102,19 @@ def _check_model(model: DistributedDataParallel) -> None:
 
 def _agree(transport: Transport, description: dict[str, Any]) -> None:
     """Check once that all ranks share one configuration; say which entries differ, on every rank."""
-    text = json.dumps(description, sort_keys=True).encode()
-    answers = transport.all_gather(np.frombuffer(text, np.uint8), limit=1 << 20)
-    others = [json.loads(answer.tobytes()) for answer in answers]
+    others = _gather(transport, description)
+    for rank, other in enumerate(others):
+        if _REFUSED in other:
+            raise CollectiveError(f"rank {rank} refused to register: {other[_REFUSED]}")
     for rank, other in enumerate(others):
         for key in sorted(description.keys() | others[0].keys() | other.keys()):
             if other.get(key) != others[0].get(key):
                 raise CollectiveError(
                     f"ranks disagree about {key}: rank 0 has {others[0].get(key)}, rank {rank} has {other.get(key)}"
                 )
+
+
+def _gather(transport: Transport, description: dict[str, Any]) -> list[dict[str, Any]]:
+    text = json.dumps(description, sort_keys=True).encode()
+    answers = transport.all_gather(np.frombuffer(text, np.uint8), limit=1 << 20)
+    return [json.loads(answer.tobytes()) for answer in answers]
