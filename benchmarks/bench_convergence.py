@@ -25,11 +25,11 @@ from torch import nn
 from benchmarks.harness import RESULTS, write_rows
 from benchmarks.recipes import RECIPES, Recipe
 from trafficzip.comm.exchange import Codecs, Exchange, Pending, TwoPhase
-from trafficzip.comm.layout import Parameter, Shard, bucket_shards, own_pieces
+from trafficzip.comm.layout import Parameter, Shard, bucket_shards, own_pieces, owned_sizes
 from trafficzip.comm.transport import local_transports
 from trafficzip.demo.data import Dataset, crop_and_flip, load_cifar10
 from trafficzip.demo.networks import ResNet20
-from trafficzip.error_feedback import ErrorFeedback
+from trafficzip.error_feedback import ErrorFeedback, starts_of
 from trafficzip.presets import THREE_LC, THREE_LC_RANS
 
 WORKERS = 4
@@ -45,15 +45,13 @@ class Cluster:
         named = [(name, p) for name, p in network.named_parameters()]
         self.parameters = [Parameter(n, p.numel(), p.dim() <= 1 or p.numel() < SMALL_ELEMENTS) for n, p in named]
         pieces = own_pieces(self.parameters, workers)
-        owned: list[dict[str, int]] = [{} for _ in range(workers)]
-        for piece in pieces:
-            owned[piece.owner][piece.parameter.name] = piece.size
-        starts = ErrorFeedback({p.name: p.size for p in self.parameters}).starts
+        owned = owned_sizes(pieces, workers)
+        starts = starts_of({p.name: p.size for p in self.parameters})
         self.shards: list[Shard] = bucket_shards(
             pieces,
             bucket_starts=starts,
             residual_starts=starts,
-            owner_starts=[dict(zip(o, np.cumsum([0, *o.values()]).tolist(), strict=False)) for o in owned],
+            owner_starts=[starts_of(sizes) for sizes in owned],
         )
         self.exchanges: list[Exchange] = [
             TwoPhase(transport, ErrorFeedback({p.name: p.size for p in self.parameters}), ErrorFeedback(owned[rank]))

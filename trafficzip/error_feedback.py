@@ -1,6 +1,7 @@
 """Error feedback: what quantization lost in one step is added to the values of the next."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,11 @@ from numpy.typing import NDArray
 from trafficzip.errors import ConfigError
 
 F32 = NDArray[np.float32]
+
+
+def starts_of(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Give where each key's part begins when the parts lie one after the other."""
+    return dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
 
 
 class ErrorFeedback:
@@ -19,10 +25,9 @@ class ErrorFeedback:
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        ends = np.cumsum([0, *sizes.values()], dtype=np.int64).tolist()
         self.sizes = dict(sizes)
-        self.starts = dict(zip(sizes, ends[:-1], strict=True))
-        self.residual: F32 = np.zeros(ends[-1], np.float32)
+        self.starts = starts_of(sizes)
+        self.residual: F32 = np.zeros(sum(sizes.values()), np.float32)
 
     def __getitem__(self, key: str) -> F32:
         """Give a key's residual as a view, float32 [size]."""

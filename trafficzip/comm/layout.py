@@ -55,6 +55,14 @@ def own_pieces(parameters: Sequence[Parameter], num_owners: int) -> list[Piece]:
     return pieces
 
 
+def owned_sizes(pieces: Sequence[Piece], num_owners: int) -> list[dict[str, int]]:
+    """Give, per owner, the size of its piece of each parameter that it owns a piece of."""
+    owned: list[dict[str, int]] = [{} for _ in range(num_owners)]
+    for piece in pieces:
+        owned[piece.owner][piece.parameter.name] = piece.size
+    return owned
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Section:
     """The pieces that share one frame.

@@ -11,13 +11,14 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip.comm.exchange import AllGather, Codecs, Exchange, Pending, TwoPhase
-from trafficzip.comm.layout import Parameter, Piece, Shard, bucket_shards, own_pieces
+from trafficzip.comm.layout import Parameter, Piece, Shard, bucket_shards, own_pieces, owned_sizes
 from trafficzip.comm.transport import Transport
 from trafficzip.ddp.config import Config
 from trafficzip.ddp.state import STATE_VERSION, check_state
 from trafficzip.ddp.stats import Stats, make_stats
-from trafficzip.error_feedback import ErrorFeedback
+from trafficzip.error_feedback import ErrorFeedback, starts_of
 from trafficzip.errors import ConfigError, TrafficzipError
+from trafficzip.kernels import as_array
 from trafficzip.metrics import TrafficMeter
 
 TensorFuture = torch.futures.Future[torch.Tensor]
@@ -69,10 +70,8 @@ class GradientCompression:
         kind = config.exchange_for(transport.world_size)
         num_owners = transport.world_size if kind == "two_phase" else 1
         self._pieces: list[Piece] = own_pieces(self.parameters, num_owners)
-        owned: list[dict[str, int]] = [{} for _ in range(num_owners)]
-        for piece in self._pieces:
-            owned[piece.owner][piece.parameter.name] = piece.size
-        self._owner_starts = [dict(zip(o, np.cumsum([0, *o.values()]).tolist(), strict=False)) for o in owned]
+        owned = owned_sizes(self._pieces, num_owners)
+        self._owner_starts = [starts_of(sizes) for sizes in owned]
         worker = ErrorFeedback({p.name: p.size for p in self.parameters})
         owner = ErrorFeedback(owned[transport.rank] if kind == "two_phase" else {})
         self.exchange: Exchange = (TwoPhase if kind == "two_phase" else AllGather)(
@@ -250,7 +249,7 @@ class GradientCompression:
         values = tensor.detach()
         if values.dtype != torch.float32:
             values = values.float()  # a copy, which holds what was lost until the step is complete
-        pending = self.exchange.start(values.numpy(), self._layout(bucket, tensor), codecs)
+        pending = self.exchange.start(as_array(values), self._layout(bucket, tensor), codecs)
         if tensor.dtype == torch.float16 and not pending.nonfinite:
             # A mean that is finite in float32 may overflow here; the loss scaler must then see it on every rank.
             mean = np.empty(pending.values.size, np.float32)
