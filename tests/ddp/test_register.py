@@ -1,5 +1,6 @@
 import pytest
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import trafficzip.ddp
@@ -87,18 +88,24 @@ def _misuse(rank, world_size):
     found["exchange"] = message_of(ConfigError, lambda: trafficzip.ddp.register(model, exchange="ring"))
     found["small_elements"] = message_of(ConfigError, lambda: trafficzip.ddp.register(model, small_elements=-1))
     trafficzip.ddp.register(model)
-    found["twice"] = message_of((TrafficzipError, RuntimeError), lambda: trafficzip.ddp.register(model))
+    found["twice"] = message_of(ConfigError, lambda: trafficzip.ddp.register(model))
+    other = DistributedDataParallel(mlp())
+    other.register_comm_hook(None, allreduce_hook)
+    if rank == 1:  # alone: a rank that refuses makes no group and waits for nobody
+        found["other hook"] = message_of(ConfigError, lambda: trafficzip.ddp.register(other))
     return found
 
 
 def test_wrong_use_raises_and_names_the_cause(ranks):
-    for found in ranks(2, _misuse):
+    results = ranks(2, _misuse)
+    assert "has the communication hook allreduce_hook already" in results[1]["other hook"]
+    for found in results:
         assert "got Sequential" in found["not DDP"]
         assert "table has sparse gradients" in found["sparse"]
         assert "2.0.weight has dtype torch.float64" in found["float64"]
         assert "'ring'" in found["exchange"]
         assert "-1" in found["small_elements"]
-        assert "once" in found["twice"]
+        assert "has the communication hook hook already" in found["twice"]
 
 
 def _refuse_on_one(rank, world_size):

@@ -62,12 +62,14 @@ def register(
     timeout_s: bound, in seconds, of every wait for another rank.
 
     Raises:
-        ConfigError: the model is not DDP, is not on the CPU, or has parameters whose gradients cannot be compressed.
+        ConfigError: the model is not DDP, has a communication hook already, is not on the CPU, or has parameters whose
+            gradients cannot be compressed.
         CollectiveError: ranks disagree about the configuration, the model or the version, or another rank refused; on
             every rank.
     """
     if not isinstance(model, DistributedDataParallel):
         raise ConfigError(f"model must be DistributedDataParallel, got {type(model).__name__}: wrap it first")
+    _check_no_hook(model)
     transport = GlooTransport(model.process_group, timeout_s=timeout_s)
     schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
     try:
@@ -85,6 +87,14 @@ def register(
 def hook(state: GradientCompression, bucket: GradBucket) -> TensorFuture:
     """Exchange one bucket: what `register` gives to DistributedDataParallel.register_comm_hook."""
     return state.on_bucket(bucket)
+
+
+def _check_no_hook(model: DistributedDataParallel) -> None:
+    """Refuse a second hook before any group is made; torch would refuse it only afterwards."""
+    hooks = getattr(model, "_comm_hooks", ())
+    if hooks:
+        name = getattr(hooks[0][0], "__qualname__", repr(hooks[0][0]))
+        raise ConfigError(f"model has the communication hook {name} already: a model takes one, once; wrap it anew")
 
 
 def _check_model(model: DistributedDataParallel) -> None:
