@@ -7,6 +7,7 @@ from tests.comm.test_exchange import in_threads
 from tests.distributed import run_fresh
 from trafficzip.comm.transport import GlooTransport, local_transports
 from trafficzip.errors import CollectiveError
+from trafficzip.metrics import TrafficMeter
 
 LENGTH_BYTES = 8
 SIZES = [0, 1, 7, 1000, 1 << 20]
@@ -78,6 +79,61 @@ def test_gloo_works_in_a_subgroup(ranks):
     results = ranks(4, _transport_of_a_subgroup)
     assert results[0] is results[2] is None
     assert results[1][0] == results[3][1] > 0
+
+
+def _part(rank, world_size, members):
+    """Swap among some ranks, in any order, between two swaps among all; give what the part's own meter counted."""
+    transport = GlooTransport(timeout_s=30.0)
+    meter = TrafficMeter()
+    swap(transport, -1)
+    part = transport.among(members if rank in members else [rank], meter=meter)
+    before = transport.meter.copy()
+    assert swap(part, -1) == (meter.bytes_sent, meter.bytes_received)
+    assert transport.meter == before
+    swap(transport, -1)
+    return part.rank, list(part.ranks), meter.bytes_sent
+
+
+def test_gloo_works_among_some_ranks(ranks):
+    results = ranks(4, _part, [3, 0, 1])
+    assert [(rank, members) for rank, members, _ in results] == [
+        (1, [3, 0, 1]),
+        (2, [3, 0, 1]),
+        (0, [2]),
+        (0, [3, 0, 1]),
+    ]
+    assert [sent > 0 for _, _, sent in results] == [True, True, False, True]
+
+
+def _fail_beside_a_part(rank, world_size):
+    transport = GlooTransport(timeout_s=60.0)
+    _alive.append(transport)
+    part = transport.among([2, 1], meter=TrafficMeter()) if rank in (1, 2) else transport
+    if rank == 1:
+        transport.fail("out of cheese")
+        raise ValueError("the failing rank's own error")
+    try:
+        swap(part, 1000)
+    except CollectiveError as error:
+        transport.fail(str(error))  # rank 0 may wait for rank 2, which is told in its part
+        raise
+
+
+def test_gloo_failure_reaches_ranks_that_wait_in_a_part():
+    outcomes = run_fresh(3, _fail_beside_a_part)
+    for rank in (0, 2):
+        assert "CollectiveError: rank " in outcomes[rank].error
+        assert "rank 1 failed: out of cheese" in outcomes[rank].error
+        assert outcomes[rank].seconds < 30
+
+
+def test_local_transport_works_among_some_ranks():
+    transports = local_transports(4)
+    members = {0: [3, 0], 3: [3, 0], 1: [1, 2], 2: [1, 2]}
+    parts = [t.among(members[t.rank], meter=TrafficMeter()) for t in transports]
+    found = in_threads([lambda p=p: swap(p, -1) for p in parts])
+    assert not any(isinstance(result, Exception) for result in found), found
+    assert [list(part.ranks) for part in parts] == [[3, 0], [1, 2], [1, 2], [3, 0]]
 
 
 def _send_too_much(rank, world_size):

@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 from datetime import timedelta
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,11 +23,22 @@ _FAREWELL_S = 5.0  # how long a failing rank waits for the others to take its re
 
 
 class Transport(Protocol):
-    """What exchanges need. Every rank calls the same methods in the same order; `meter` counts what crosses."""
+    """What exchanges need. Every rank calls the same methods in the same order; `meter` counts what crosses.
+
+    rank: this rank's place among `ranks`.
+    ranks: all members, as messages name them.
+    """
 
     rank: int
     world_size: int
+    ranks: Sequence[int]
     meter: TrafficMeter
+
+    def among(self, members: Sequence[int], *, meter: TrafficMeter) -> Self:
+        """Give a transport between some of the ranks, this one included: places in `ranks`, the same on each of them.
+
+        It uses this transport's connections and needs no collective call; `fail` reaches its members too.
+        """
 
     def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
         """Send payloads[r] to rank r; give what every rank sent here, in rank order, this rank's own included.
@@ -55,17 +67,27 @@ class GlooTransport:
         base = group if group is not None else dist.group.WORLD
         self.rank = dist.get_rank(base)
         self.world_size = dist.get_world_size(base)
+        self.ranks = dist.get_process_group_ranks(base)
         self.meter = TrafficMeter()
         self.timeout_s = timeout_s
-        self._ranks = dist.get_process_group_ranks(base)
-        local = len(self._ranks) < dist.get_world_size()
+        local = len(self.ranks) < dist.get_world_size()
         self._groups = [
             dist.new_group(
-                self._ranks, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=local
+                self.ranks, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=local
             )
             for _ in range(2)
         ]
         self._in_flight: list[Work] = []
+
+    def among(self, members: Sequence[int], *, meter: TrafficMeter) -> Self:
+        """Give a transport between some of the ranks, over the same two groups."""
+        part = copy(self)
+        part.rank = list(members).index(self.rank)
+        part.world_size = len(members)
+        part.ranks = [self.ranks[member] for member in members]
+        part.meter = meter
+        part._in_flight = []
+        return part
 
     def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
         """Send one payload to every rank; give every rank's, in rank order."""
@@ -93,9 +115,10 @@ class GlooTransport:
             self._wait(work, peer)
             size = int(header)
             if size < 0:
-                raise CollectiveError(f"rank {peer} failed: {self._reason(peer, min(-size, _MAX_REASON_BYTES))}")
+                reason = self._reason(peer, min(-size, _MAX_REASON_BYTES))
+                raise CollectiveError(f"rank {self.ranks[peer]} failed: {reason}")
             if size > limit:
-                raise CollectiveError(f"rank {peer} announced {size} bytes, expected at most {limit}")
+                raise CollectiveError(f"rank {self.ranks[peer]} announced {size} bytes, expected at most {limit}")
             body = np.empty(size, np.uint8)
             received[peer] = body
             self.meter.bytes_received += _HEADER_BYTES + size
@@ -133,18 +156,18 @@ class GlooTransport:
     # rank began before it failed, for which others wait. So all that was begun is kept until an exchange is complete.
 
     def _send(self, tensor: torch.Tensor, peer: int, *, tag: int) -> Work:
-        group = self._groups[0 if self.rank < peer else 1]
+        group = self._groups[0 if self.ranks[self.rank] < self.ranks[peer] else 1]
         try:
-            return self._keep(dist.isend(tensor, self._ranks[peer], group=group, tag=tag), tensor)
+            return self._keep(dist.isend(tensor, self.ranks[peer], group=group, tag=tag), tensor)
         except RuntimeError as error:
-            raise CollectiveError(f"cannot send to rank {peer}: {_first_line(error)}") from error
+            raise CollectiveError(f"cannot send to rank {self.ranks[peer]}: {_first_line(error)}") from error
 
     def _receive(self, tensor: torch.Tensor, peer: int, *, tag: int) -> Work:
-        group = self._groups[0 if peer < self.rank else 1]
+        group = self._groups[0 if self.ranks[peer] < self.ranks[self.rank] else 1]
         try:
-            return self._keep(dist.irecv(tensor, self._ranks[peer], group=group, tag=tag), tensor)
+            return self._keep(dist.irecv(tensor, self.ranks[peer], group=group, tag=tag), tensor)
         except RuntimeError as error:
-            raise CollectiveError(f"cannot receive from rank {peer}: {_first_line(error)}") from error
+            raise CollectiveError(f"cannot receive from rank {self.ranks[peer]}: {_first_line(error)}") from error
 
     def _keep(self, handle: Any, tensor: torch.Tensor) -> Work:
         self._in_flight.append((handle, tensor))
@@ -155,7 +178,7 @@ class GlooTransport:
             work[0].wait()
         except RuntimeError as error:
             raise CollectiveError(
-                f"exchange with rank {peer} broke off (it exited, or was silent for {self.timeout_s:g} s): "
+                f"exchange with rank {self.ranks[peer]} broke off (it exited, or was silent for {self.timeout_s:g} s): "
                 f"{_first_line(error)}"
             ) from error
 
@@ -171,12 +194,18 @@ def _first_line(error: Exception) -> str:
 class LocalTransport:
     """One rank of an in-process stand-in, for tests: each rank is a thread, made by `local_transports`."""
 
-    def __init__(self, rank: int, mailboxes: list[list[Any]], barrier: threading.Barrier) -> None:
+    def __init__(self, rank: int, rooms: "_Rooms", ranks: Sequence[int], meter: TrafficMeter) -> None:
         self.rank = rank
-        self.world_size = len(mailboxes)
-        self.meter = TrafficMeter()
-        self._mailboxes = mailboxes
-        self._barrier = barrier
+        self.world_size = len(ranks)
+        self.ranks = list(ranks)
+        self.meter = meter
+        self._rooms = rooms
+        self._mailboxes, self._barrier = rooms.enter(tuple(ranks))
+
+    def among(self, members: Sequence[int], *, meter: TrafficMeter) -> Self:
+        """Give a transport between some of the ranks."""
+        ranks = [self.ranks[member] for member in members]
+        return type(self)(list(members).index(self.rank), self._rooms, ranks, meter)
 
     def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
         """Send one payload to every rank; give every rank's, in rank order."""
@@ -187,9 +216,11 @@ class LocalTransport:
         received = self._swap([payload.copy() for payload in payloads])
         for peer, payload in enumerate(received):
             if isinstance(payload, str):
-                raise CollectiveError(f"rank {peer} failed: {payload}")
+                raise CollectiveError(f"rank {self.ranks[peer]} failed: {payload}")
             if payload.size > limit:
-                raise CollectiveError(f"rank {peer} announced {payload.size} bytes, expected at most {limit}")
+                raise CollectiveError(
+                    f"rank {self.ranks[peer]} announced {payload.size} bytes, expected at most {limit}"
+                )
         others = [peer for peer in range(self.world_size) if peer != self.rank]
         self.meter.bytes_sent += sum(_HEADER_BYTES + payloads[peer].size for peer in others)
         self.meter.bytes_received += sum(_HEADER_BYTES + received[peer].size for peer in others)
@@ -210,8 +241,21 @@ class LocalTransport:
         return received
 
 
+class _Rooms:
+    """Where threads meet: mailboxes and a barrier for each set of ranks."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._rooms: dict[tuple[int, ...], tuple[list[list[Any]], threading.Barrier]] = {}
+
+    def enter(self, ranks: tuple[int, ...]) -> tuple[list[list[Any]], threading.Barrier]:
+        with self._lock:
+            empty: list[list[Any]] = [[] for _ in ranks]
+            return self._rooms.setdefault(ranks, (empty, threading.Barrier(len(ranks), timeout=self._timeout_s)))
+
+
 def local_transports(world_size: int, *, timeout_s: float = 30.0) -> list[LocalTransport]:
     """Give the transports of `world_size` ranks in this process; use each from a thread of its own."""
-    barrier = threading.Barrier(world_size, timeout=timeout_s)
-    mailboxes: list[list[Any]] = [[] for _ in range(world_size)]
-    return [LocalTransport(rank, mailboxes, barrier) for rank in range(world_size)]
+    rooms = _Rooms(timeout_s)
+    return [LocalTransport(rank, rooms, range(world_size), TrafficMeter()) for rank in range(world_size)]
