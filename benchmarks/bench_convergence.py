@@ -104,7 +104,7 @@ def train(
     dataset: Dataset, recipe: Recipe, *, seed: int, steps: int, network: nn.Module, cluster: Cluster
 ) -> Iterator[Step]:
     """Train `network` on all workers' batches, compressed as `recipe` says; compute in bfloat16 autocast."""
-    optimizer = torch.optim.SGD(cluster.tensors, lr=recipe.lr, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(cluster.tensors, lr=recipe.lr, momentum=recipe.momentum, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(1000 + seed)
     schedule = recipe.schedule(steps)
     for index in range(steps):
@@ -152,7 +152,11 @@ def run(dataset: Dataset, name: str, *, seed: int, steps: int) -> dict[str, Any]
     network = ResNet20().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cluster = Cluster(network)
     begin = perf_counter()
-    losses = [step.loss for step in train(dataset, recipe, seed=seed, steps=steps, network=network, cluster=cluster)]
+    losses = []
+    for step in train(dataset, recipe, seed=seed, steps=steps, network=network, cluster=cluster):
+        losses.append(step.loss)
+        if len(losses) % 500 == 0:
+            print(f"{name}, seed {seed}, step {len(losses)}: loss {np.mean(losses[-100:]):.4f}", flush=True)
     compressed = recipe.schedule(steps) is not None
     return {
         "recipe": name,
@@ -161,6 +165,7 @@ def run(dataset: Dataset, name: str, *, seed: int, steps: int) -> dict[str, Any]
         "workers": WORKERS,
         "lr": recipe.lr,
         "lr_warmup": recipe.lr_warmup,
+        "momentum": recipe.momentum,
         "test_accuracy": round(accuracy(dataset, network), 2),
         "final_loss": round(float(np.mean(losses[-50:])), 4),
         "bytes_sent_per_worker": round(cluster.sent_bytes()) if compressed else round(cluster.dense_bytes(steps)),
