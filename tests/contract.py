@@ -5,6 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from trafficzip.errors import CorruptPayloadError, TrafficzipError
+from trafficzip.quantizers import OneBit
 
 SIZES = st.one_of(st.integers(0, 16), st.integers(58, 72), st.sampled_from([2559, 2560, 2561, 5000, 12801]))
 SHARES = st.sampled_from([0.0, 0.003, 0.05, 0.3, 0.7, 1.0])
@@ -55,8 +56,13 @@ def check_flips(codec, symbols):
         assert decoded.shape == symbols.shape
 
 
+def rounding_of(quantizer):
+    """Give the largest relative error of what a quantizer says was lost: half a unit in its last place, or none."""
+    return 2.0**-24 if isinstance(quantizer, OneBit) else 0.0
+
+
 def check_quantizer(quantizer, values, residual, groups):
-    """Decoded plus what was lost is what came in, exactly; inputs that are not `out` stay as they are."""
+    """Decoded plus what was lost is what came in; inputs that are not `out` stay as they are."""
     before = values.copy(), residual.copy()
     scales = quantizer.find_scales(values, residual, groups)
     assert scales is not None
@@ -71,4 +77,4 @@ def check_quantizer(quantizer, values, residual, groups):
     for size, value, kept in zip(groups.sizes, groups.value_starts, groups.residual_starts, strict=True):
         total = values[value : value + size] + residual[kept : kept + size]
         back = decoded[value : value + size].astype(np.float64) + lost[kept : kept + size]
-        assert (back == total).all()
+        assert (np.abs(back - total) <= rounding_of(quantizer) * np.abs(lost[kept : kept + size])).all()

@@ -19,7 +19,18 @@ from trafficzip.errors import (
     UnsupportedFormatError,
 )
 from trafficzip.kernels.groups import Groups
-from trafficzip.presets import BFLOAT16, FLOAT32, INT8, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
+from trafficzip.presets import (
+    BFLOAT16,
+    FLOAT32,
+    INT8,
+    INT8_BLOCKWISE,
+    ONE_BIT,
+    QUARTIC,
+    THREE_LC,
+    THREE_LC_RANS,
+    TOP_K,
+    with_multiplier,
+)
 from trafficzip.version import __version__
 
 if TYPE_CHECKING:
@@ -29,9 +40,12 @@ __all__ = [
     "BFLOAT16",
     "FLOAT32",
     "INT8",
+    "INT8_BLOCKWISE",
+    "ONE_BIT",
     "QUARTIC",
     "THREE_LC",
     "THREE_LC_RANS",
+    "TOP_K",
     "CollectiveError",
     "Compressor",
     "ConfigError",

@@ -1,7 +1,8 @@
 """Named compressors.
 
 `THREE_LC` is the paper's: quartic bytes with zero runs. `THREE_LC_RANS` sends the same values in fewer bytes.
-Both take another sparsity multiplier through `with_multiplier`.
+Both take another sparsity multiplier through `with_multiplier`. `TOP_K`, `ONE_BIT` and `INT8_BLOCKWISE` are what others
+do, for comparison.
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from trafficzip.codecs import Quartic, Rans, ZeroRun
 from trafficzip.compressor import Compressor
 from trafficzip.errors import ConfigError
-from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Ternary
+from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Int8Blockwise, OneBit, Ternary, TopK
 
 THREE_LC = Compressor(quantizer=Ternary(), codecs=(Quartic(), ZeroRun()))
 THREE_LC_RANS = Compressor(quantizer=Ternary(), codecs=(Quartic(), Rans()))
@@ -17,6 +18,9 @@ QUARTIC = Compressor(quantizer=Ternary(), codecs=(Quartic(),))
 BFLOAT16 = Compressor(quantizer=CastBfloat16())
 INT8 = Compressor(quantizer=Int8())
 FLOAT32 = Compressor(quantizer=CastFloat32())
+TOP_K = Compressor(quantizer=TopK())
+ONE_BIT = Compressor(quantizer=OneBit())
+INT8_BLOCKWISE = Compressor(quantizer=Int8Blockwise())
 
 PRESETS = {
     "THREE_LC": THREE_LC,
@@ -25,6 +29,9 @@ PRESETS = {
     "BFLOAT16": BFLOAT16,
     "INT8": INT8,
     "FLOAT32": FLOAT32,
+    "TOP_K": TOP_K,
+    "ONE_BIT": ONE_BIT,
+    "INT8_BLOCKWISE": INT8_BLOCKWISE,
 }
 
 

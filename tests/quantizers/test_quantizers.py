@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from tests.contract import check_quantizer
 from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.kernels import Groups, reference
-from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Ternary
+from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Int8Blockwise, OneBit, Ternary, TopK
 
+OTHERS = [CastBfloat16(), CastFloat32(), Int8(), TopK(), TopK(share=0.4), OneBit(), Int8Blockwise(block=16)]
 MULTIPLIERS = [0.5, 0.7, 1.0, 1.5, 1.9, float(np.nextafter(np.float32(2), np.float32(0)))]
 
 
@@ -43,8 +44,8 @@ def test_ternary_keeps_every_bit(problem, multiplier):
 
 
 @given(problems())
-@pytest.mark.parametrize("quantizer", [CastBfloat16(), CastFloat32(), Int8()])
-def test_cast_keeps_every_bit(quantizer, problem):
+@pytest.mark.parametrize("quantizer", OTHERS, ids=repr)
+def test_others_keep_every_bit(quantizer, problem):
     check_quantizer(quantizer, *problem)
 
 
@@ -83,7 +84,7 @@ def test_multiplier_out_of_range_raises(multiplier):
         Ternary(multiplier=multiplier)
 
 
-@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32(), Int8()])
+@pytest.mark.parametrize("quantizer", [Ternary(), *OTHERS], ids=repr)
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_not_finite_is_told(quantizer, bad):
     values = np.array([1.0, 2.0, bad], np.float32)
@@ -108,7 +109,7 @@ def test_bfloat16_rounds_ties_to_even():
     assert codes.view(np.uint16).tolist() == [0x3F80, 0x3F82, 0x3F81]
 
 
-@pytest.mark.parametrize("quantizer", [Ternary(), CastBfloat16(), CastFloat32(), Int8()])
+@pytest.mark.parametrize("quantizer", [Ternary(), *OTHERS], ids=repr)
 def test_group_without_values_sends_nothing_and_keeps_its_residual(quantizer):
     values = np.array([0, -0.0, 0, 1, 1, 1], np.float32)
     residual = np.array([5, 6, 7, 8, 9, 10], np.float32)

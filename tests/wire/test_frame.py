@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficzip import BFLOAT16, THREE_LC, THREE_LC_RANS, Groups
+from trafficzip import BFLOAT16, ONE_BIT, THREE_LC, THREE_LC_RANS, Compressor, Groups
 from trafficzip.errors import CorruptPayloadError, TrafficzipError, UnsupportedFormatError
+from trafficzip.quantizers import Int8Blockwise, TopK
 from trafficzip.wire.frame import HEADER_BYTES, Frame, unpack_frame
 
-COMPRESSORS = {"zero_run": THREE_LC, "rans": THREE_LC_RANS, "bfloat16": BFLOAT16}
+COMPRESSORS = {
+    "zero_run": THREE_LC,
+    "rans": THREE_LC_RANS,
+    "bfloat16": BFLOAT16,
+    "top_k": Compressor(quantizer=TopK(share=0.1)),
+    "one_bit": ONE_BIT,
+    "int8_blockwise": Compressor(quantizer=Int8Blockwise(block=16)),
+}
 
 
 def make_frame(compressor=THREE_LC, n=137):

@@ -88,17 +88,17 @@ def make_stats(
 
 
 def _nonzeros(last: Sequence[Pending]) -> dict[str, int]:
-    """Count the codes that are not 0 in this rank's own frames of a step, by parameter."""
+    """Count the values that are not 0 in this rank's own frames of a step, by parameter."""
     counts: dict[str, int] = {}
     for pending in last:
         for shard, frames in zip(pending.shards, pending.sent, strict=True):
             for section, frame in zip(shard.sections, frames, strict=True):
                 if section.small or frame.nonfinite:
                     continue
-                codes = pending.codecs.of(section).codes(frame, section.groups)
+                values = pending.codecs.of(section).decompress(frame, section.groups)
                 at = 0
                 for piece in section.pieces:
-                    found = int(np.count_nonzero(codes[at : at + piece.size]))
+                    found = int(np.count_nonzero(values[at : at + piece.size]))
                     counts[piece.parameter.name] = counts.get(piece.parameter.name, 0) + found
-                    at += piece.size + -piece.size % 5
+                    at += piece.size
     return counts

@@ -73,6 +73,22 @@ class Groups:
         """Quartic bytes of all groups."""
         return self.num_codes // ALIGNMENT
 
+    def cut(self, length: int) -> NDArray[np.int64]:
+        """Give a block table whose rows have at most `length` elements and are groups of their own.
+
+        length: a power of two up to 65536, so that it divides whole blocks.
+        Returns: int64 [rows, 5]: value start, residual start, size, 0, row.
+        """
+        counts = -(-self.blocks[:, 2] // length)
+        rows = np.repeat(self.blocks, counts, axis=0)
+        number = np.arange(len(rows))
+        start = (number - np.repeat(np.cumsum(counts) - counts, counts)) * length
+        rows[:, :2] += start[:, None]
+        rows[:, 2] = np.minimum(rows[:, 2] - start, length)
+        rows[:, 3] = 0
+        rows[:, 4] = number
+        return rows
+
     def check_fit(self, values_size: int, residual_size: int | None = None) -> None:
         """Check that every group lies inside arrays of these sizes.
 

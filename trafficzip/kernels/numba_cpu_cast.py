@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from trafficzip.kernels.numba_cpu_jit import float_bits, float_from_bits, jit
 
+_CHUNK = 2048  # elements whose sums stay in the first-level cache
+
 
 @jit
 def cast_bfloat16(
@@ -91,20 +93,33 @@ def quantize_int8(
     codes: NDArray[np.int8],
 ) -> None:
     """Round (value + residual) / scale to the nearest integer, ties to even, and write what is lost to `out`."""
+    sums = np.empty(_CHUNK, np.float32)  # apart from the inputs, or the compiler must assume that `out` overlaps them
+    rounded = np.empty(_CHUNK, np.float32)
     at = 0
     for row in range(blocks.shape[0]):
         scale = scales[blocks[row, 4]]
-        for i in range(blocks[row, 2]):
-            x = values[blocks[row, 0] + i]
-            if residual is not None:
-                x += residual[blocks[row, 1] + i]
-            code = np.float32(0)
+        for start in range(0, blocks[row, 2], _CHUNK):
+            n = min(_CHUNK, blocks[row, 2] - start)
+            v = values[blocks[row, 0] + start : blocks[row, 0] + start + n]
+            if residual is None:
+                for i in range(n):
+                    sums[i] = v[i]
+            else:
+                r = residual[blocks[row, 1] + start : blocks[row, 1] + start + n]
+                for i in range(n):
+                    sums[i] = v[i] + r[i]
             if scale > 0:
-                code = min(max(np.rint(x / scale), np.float32(-127)), np.float32(127))
-            codes[at + i] = np.int8(code)
+                for i in range(n):
+                    rounded[i] = min(max(np.rint(sums[i] / scale), np.float32(-127)), np.float32(127))
+            else:
+                rounded[:n] = 0
+            for i in range(n):
+                codes[at + i] = np.int8(rounded[i])
             if out is not None:
-                out[blocks[row, out_column] + i] = x - scale * code
-        at += blocks[row, 2]
+                o = out[blocks[row, out_column] + start : blocks[row, out_column] + start + n]
+                for i in range(n):
+                    o[i] = sums[i] - scale * rounded[i]
+            at += n
 
 
 @jit

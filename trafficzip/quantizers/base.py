@@ -16,7 +16,7 @@ F32 = NDArray[np.float32]
 class Quantized:
     """What quantization gives.
 
-    codes: int8 [groups.num_codes] for ternary codes, uint8 [bytes] for casts.
+    codes: int8 [groups.num_codes] for ternary codes, uint8 [bytes] for all others.
     scales: float32 [groups], or [0] for quantizers without scales.
     groups: the groups that were quantized.
     """
@@ -30,7 +30,8 @@ class Quantizer(ABC):
     """A lossy stage. Quantizers are frozen dataclasses: their fields are their whole configuration.
 
     With a residual, what is quantized is value + residual, and what is lost goes to `out`, which may be the values or
-    the residual themselves; `out_like_residual` says by which layout it is addressed. decoded + out = value + residual.
+    the residual themselves; `out_like_residual` says by which layout it is addressed. decoded + out = value + residual,
+    exactly in float32, but for OneBit, which rounds `out`.
     """
 
     quantizer_id: ClassVar[int]  # FORMAT.md, quantizer ids
@@ -40,6 +41,8 @@ class Quantizer(ABC):
     @abstractmethod
     def find_scales(self, values: F32, residual: F32 | None, groups: Groups, *, num_threads: int = 1) -> F32 | None:
         """Look at value + residual once, changing nothing, and give what `quantize` needs to know, float32 [groups].
+
+        Int8Blockwise gives one for each block.
 
         0 marks a group whose values are all zero: it sends nothing and keeps its residual.
         None where some value + residual is not finite, or where what would be decoded is not.

@@ -11,7 +11,7 @@ from trafficzip.errors import ConfigError
 from trafficzip.kernels import Groups
 from trafficzip.quantizers.base import F32, Quantized, Quantizer
 
-_LARGEST_BFLOAT16 = np.array([0x7F7F7FFF], np.uint32).view(np.float32)[0]  # anything above rounds to infinity
+LARGEST_BFLOAT16 = np.array([0x7F7F7FFF], np.uint32).view(np.float32)[0]  # anything above rounds to infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class CastBfloat16(_Cast):
 
     quantizer_id: ClassVar[int] = 3
     code_type: ClassVar[Any] = np.uint16
-    largest: ClassVar[Any] = _LARGEST_BFLOAT16
+    largest: ClassVar[Any] = LARGEST_BFLOAT16
 
 
 def cast_to(dtype: Literal["float32", "bfloat16"]) -> Quantizer:

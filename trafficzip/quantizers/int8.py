@@ -13,6 +13,15 @@ from trafficzip.quantizers.base import F32, Quantized, Quantizer
 _LARGEST_CODE = np.float32(127)
 
 
+def int8_scales(peaks: F32) -> F32 | None:
+    """Give peak / 127, or 0 where that is not normal; None where a peak, or its decoded value, is not finite."""
+    if not np.isfinite(peaks).all():
+        return None
+    scales = peaks / _LARGEST_CODE
+    scales[scales < np.finfo(np.float32).tiny] = 0
+    return scales if np.isfinite(scales * _LARGEST_CODE).all() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Int8(Quantizer):
     """Map each value to the nearest of scale * (-127..127), where scale = max |value| / 127 of its group.
@@ -27,12 +36,7 @@ class Int8(Quantizer):
 
     def find_scales(self, values: F32, residual: F32 | None, groups: Groups, *, num_threads: int = 1) -> F32 | None:
         """Give max |value + residual| / 127 of each group."""
-        peaks = kernels.group_peaks(values, residual, groups, num_threads=num_threads)
-        if not np.isfinite(peaks).all():
-            return None
-        scales = peaks / _LARGEST_CODE
-        scales[scales < np.finfo(np.float32).tiny] = 0
-        return scales if np.isfinite(scales * _LARGEST_CODE).all() else None
+        return int8_scales(kernels.group_peaks(values, residual, groups, num_threads=num_threads))
 
     def quantize(
         self,
