@@ -14,7 +14,7 @@ CASES = {
 
 def _train(rank, world_size, compressor, exchange):
     training = Training(rank, exchange=exchange, lr=0.02, register={"compressor": compressor})
-    training.steps(0, 40)
+    training.steps(0, 60)
     stats = training.hook.stats()
     shares = {name: p.nonzero_share for name, p in stats.parameters.items() if not p.small}
     return training.digest(), training.first_loss, training.test_loss(), stats.bits_per_element_sent, shares
