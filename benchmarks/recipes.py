@@ -32,18 +32,19 @@ RECIPES = {
     "dense_lr0.2": Recipe("float32", 0.2),
     "dense_lr0.4": Recipe("float32", 0.4),
     "dense_lr0.4_momentum0.8": Recipe("float32, momentum 0.8", 0.4, momentum=0.8),
+    "dense_lr1.0_momentum0.5": Recipe("float32, momentum 0.5", 1.0, momentum=0.5),
     "s1.0_no_lr_warmup": Recipe("s = 1.0, learning rate without warm-up", 0.1, 0.0, _ramp((1.0, 1.0))),
     "s1.0_lr0.2": Recipe("s = 1.0, learning rate as dense", 0.2, 0.15, _ramp((1.0, 1.0))),
     "s1.0_lr0.14": Recipe("s = 1.0, smaller learning rate", 0.14, 0.15, _ramp((1.0, 1.0))),
     "s1.0_lr0.4_momentum0.8": Recipe("s = 1.0, momentum 0.8", 0.4, 0.15, _ramp((1.0, 1.0)), momentum=0.8),
     "s1.0_lr1.0_momentum0.5": Recipe("s = 1.0, momentum 0.5", 1.0, 0.15, _ramp((1.0, 1.0)), momentum=0.5),
     "default": Recipe(
-        "push s = 1.0, pull s = 0.88, small tensors 8-bit, momentum 0.8",
-        0.4,
+        "push s = 1.0, pull s = 0.9, small tensors 8-bit, momentum 0.5",
+        1.0,
         0.15,
-        _ramp((1.0, 1.0), (0.88, 0.88)),
+        _ramp((1.0, 1.0), (0.9, 0.9)),
         INT8,
-        momentum=0.8,
+        momentum=0.5,
     ),
     "s1.0_pull0.85_int8_lr0.2": Recipe(
         "push s = 1.0, pull s = 0.85, small tensors 8-bit", 0.2, 0.15, _ramp((1.0, 1.0), (0.85, 0.85)), INT8
