@@ -5,22 +5,21 @@
 'register'
 """
 
-import json
 from typing import Any
 
-import numpy as np
 import torch
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from trafficzip.comm.transport import GlooTransport, Transport
+from trafficzip.comm.agreement import agree, refusing
+from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
 from trafficzip.ddp.config import Config, ExchangeName
 from trafficzip.ddp.hook import GradientCompression, TensorFuture
 from trafficzip.ddp.schedule import Phase, Schedule, constant
 from trafficzip.ddp.state import merge_state_dicts
 from trafficzip.ddp.stats import ParameterStats, Stats
-from trafficzip.errors import CollectiveError, ConfigError
+from trafficzip.errors import ConfigError
 from trafficzip.presets import BFLOAT16, THREE_LC_RANS
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "register",
 ]
 
-_REFUSED = "refused"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -72,14 +70,11 @@ def register(
     _check_no_hook(model)
     transport = GlooTransport(model.process_group, timeout_s=timeout_s)
     schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
-    try:
+    with refusing(transport):
         config = Config(schedule=schedule, small=small, small_elements=small_elements, exchange=exchange)
         _check_model(model)
         state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
-    except ConfigError as error:
-        _gather(transport, {_REFUSED: str(error)})  # the others must not wait for a rank that gives up
-        raise
-    _agree(transport, config.describe(state.parameters))
+    agree(transport, config.describe(state.parameters))
     model.register_comm_hook(state, hook)
     return state
 
@@ -108,23 +103,3 @@ def _check_model(model: DistributedDataParallel) -> None:
     for name, module in model.module.named_modules():
         if getattr(module, "sparse", False) and isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
             raise ConfigError(f"{name} has sparse gradients, which cannot be compressed: give it sparse=False")
-
-
-def _agree(transport: Transport, description: dict[str, Any]) -> None:
-    """Check once that all ranks share one configuration; say which entries differ, on every rank."""
-    others = _gather(transport, description)
-    for rank, other in enumerate(others):
-        if _REFUSED in other:
-            raise CollectiveError(f"rank {rank} refused to register: {other[_REFUSED]}")
-    for rank, other in enumerate(others):
-        for key in sorted(description.keys() | others[0].keys() | other.keys()):
-            if other.get(key) != others[0].get(key):
-                raise CollectiveError(
-                    f"ranks disagree about {key}: rank 0 has {others[0].get(key)}, rank {rank} has {other.get(key)}"
-                )
-
-
-def _gather(transport: Transport, description: dict[str, Any]) -> list[dict[str, Any]]:
-    text = json.dumps(description, sort_keys=True).encode()
-    answers = transport.all_gather(np.frombuffer(text, np.uint8), limit=1 << 20)
-    return [json.loads(answer.tobytes()) for answer in answers]
