@@ -10,7 +10,9 @@ from trafficzip.errors import CollectiveError
 from trafficzip.metrics import TrafficMeter
 
 LENGTH_BYTES = 8
+FIRST = (1 << 18) - LENGTH_BYTES  # bytes that go with the length
 SIZES = [0, 1, 7, 1000, 1 << 20]
+_alive = []  # a model keeps its transport after an error; so do these cases
 
 
 def payload(sender, receiver, size):
@@ -46,7 +48,7 @@ def swap(transport, kind):
 
 def _swap_over_gloo(rank, world_size):
     transport = GlooTransport(timeout_s=30.0)
-    for kind in (*SIZES, -1, 0, -1):
+    for kind in (*SIZES, -1, 0, FIRST - 1, FIRST, FIRST + 1, -1):
         counts = swap(transport, kind)
     return counts
 
@@ -56,6 +58,29 @@ def test_gloo_moves_any_size_and_counts_every_byte(ranks, world_size):
     counts = ranks(world_size, _swap_over_gloo)
     assert sum(sent for sent, _ in counts) == sum(received for _, received in counts)
     assert (counts[0][0] > 0) == (world_size > 1)
+
+
+def _count_pieces(rank, world_size):
+    transport = GlooTransport(timeout_s=30.0)
+    pieces = []
+    plain = transport._send
+
+    def send(tensor, peer, *, tag):
+        pieces.append(tensor.numel())
+        return plain(tensor, peer, tag=tag)
+
+    transport._send = send
+    for size in (0, 1, FIRST, FIRST + 1):
+        shared = payload(rank, 99, size)
+        shared.flags.writeable = False
+        received = transport.all_gather(shared, limit=1 << 20)
+        assert received[1 - rank].tobytes() == payload(1 - rank, 99, size).tobytes()
+    return pieces
+
+
+def test_gloo_message_is_one_piece_up_to_256_kib(ranks):
+    expected = [LENGTH_BYTES, LENGTH_BYTES + 1, 1 << 18, 1 << 18, 1]
+    assert ranks(2, _count_pieces) == [expected] * 2
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -136,19 +161,27 @@ def test_local_transport_works_among_some_ranks():
     assert [list(part.ranks) for part in parts] == [[3, 0], [1, 2], [1, 2], [3, 0]]
 
 
-def _send_too_much(rank, world_size):
+def _send_too_much(rank, world_size, size):
     transport = GlooTransport(timeout_s=4.0)
-    transport.all_gather(payload(rank, 0, 101 if rank == 1 else 100), limit=100)
+    _alive.append(transport)
+    try:
+        transport.all_gather(payload(rank, 0, size if rank == 1 else 100), limit=size - 1)
+        transport.all_gather(payload(rank, 0, 100), limit=size - 1)
+    except CollectiveError as error:
+        transport.fail(str(error))
+        raise
 
 
-def test_gloo_message_above_the_limit_raises():
-    outcomes = run_fresh(3, _send_too_much)
+@pytest.mark.parametrize("size", [101, FIRST + 1])
+def test_gloo_message_above_the_limit_raises(size):
+    outcomes = run_fresh(3, _send_too_much, size)
+    told = f"rank 1 announced {size} bytes, expected at most {size - 1}"
     for rank in (0, 2):
-        assert "CollectiveError: rank 1 announced 101 bytes, expected at most 100" in outcomes[rank].error
-    assert "CollectiveError" in outcomes[1].error  # nobody takes its message
-
-
-_alive = []  # a model keeps its transport after an error; so do these cases
+        assert f"CollectiveError: {told}" in outcomes[rank].error
+    # A message of one piece has been taken when it turns out too long, so its sender hears of it in the next exchange;
+    # nobody takes the second piece of a longer one.
+    assert "CollectiveError" in outcomes[1].error
+    assert size > FIRST or f"rank 0 failed: {told}" in outcomes[1].error
 
 
 def _fail_on_one(rank, world_size, failing):

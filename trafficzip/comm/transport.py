@@ -18,6 +18,7 @@ from trafficzip.metrics import TrafficMeter
 Bytes = NDArray[np.uint8]
 Work = tuple[Any, torch.Tensor]
 _HEADER_BYTES = 8
+_FIRST_BYTES = 1 << 18  # how much of a message, length included, goes with its length
 _MAX_REASON_BYTES = 2000
 _FAREWELL_S = 5.0  # how long a failing rank waits for the others to take its reason
 
@@ -59,6 +60,8 @@ class GlooTransport:
 
     Gloo's connection between two ranks carries one direction at a time, so lower ranks send on one group and higher
     ranks on the other. A message is an 8-byte length, then the bytes; a negative length announces a failure's text.
+    Up to 256 KiB of it go in one piece, the rest in a second. The receiver's buffer for the first piece has room for
+    all of that: Gloo takes pieces shorter than the buffer that awaits them, and refuses longer ones only.
 
     Creating it is a collective call over `group` (the default group if None). `timeout_s` bounds every wait.
     """
@@ -97,34 +100,33 @@ class GlooTransport:
         """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
         me, n = self.rank, self.world_size
         received = list(payloads)
-        sends = []
-        lengths = {}
+        firsts = {}
         for step in range(1, n):
             peer = (me - step) % n
-            header = torch.zeros(1, dtype=torch.int64)
-            lengths[peer] = (header, self._receive(header, peer, tag=0))
+            first = np.empty(_FIRST_BYTES, np.uint8)
+            firsts[peer] = (first, self._receive(_tensor(first), peer, tag=0))
+        sends = []
         for step in range(1, n):
             peer = (me + step) % n
-            payload = np.ascontiguousarray(payloads[peer])
-            sends.append((peer, self._send(torch.tensor([payload.size]), peer, tag=0)))
-            if payload.size:
-                sends.append((peer, self._send(_tensor(payload), peer, tag=1)))
-            self.meter.bytes_sent += _HEADER_BYTES + payload.size
-        bodies = []
-        for peer, (header, work) in lengths.items():
+            sends += [(peer, work) for work in self._send_message(payloads[peer].size, payloads[peer], peer)]
+            self.meter.bytes_sent += _HEADER_BYTES + payloads[peer].size
+        rests = []
+        for peer, (first, work) in firsts.items():
             self._wait(work, peer)
-            size = int(header)
+            size = int(first[:_HEADER_BYTES].view(np.int64)[0])
             if size < 0:
-                reason = self._reason(peer, min(-size, _MAX_REASON_BYTES))
+                reason = first[_HEADER_BYTES:][: min(-size, _MAX_REASON_BYTES)].tobytes().decode(errors="replace")
                 raise CollectiveError(f"rank {self.ranks[peer]} failed: {reason}")
             if size > limit:
                 raise CollectiveError(f"rank {self.ranks[peer]} announced {size} bytes, expected at most {limit}")
             body = np.empty(size, np.uint8)
             received[peer] = body
             self.meter.bytes_received += _HEADER_BYTES + size
-            if size:
-                bodies.append((peer, self._receive(_tensor(body), peer, tag=1)))
-        for peer, work in bodies + sends:
+            here = min(size, _FIRST_BYTES - _HEADER_BYTES)
+            body[:here] = first[_HEADER_BYTES:][:here]
+            if here < size:
+                rests.append((peer, self._receive(_tensor(body[here:]), peer, tag=1)))
+        for peer, work in rests + sends:
             self._wait(work, peer)
         self._in_flight.clear()
         return received
@@ -136,8 +138,7 @@ class GlooTransport:
         for peer in range(self.world_size):
             if peer != self.rank:
                 try:
-                    works.append(self._send(torch.tensor([-len(text)]), peer, tag=0))
-                    works.append(self._send(_tensor(np.frombuffer(text, np.uint8).copy()), peer, tag=1))
+                    works += self._send_message(-len(text), np.frombuffer(text, np.uint8), peer)
                 except (RuntimeError, CollectiveError):
                     continue  # that rank is gone: it needs no reason
         deadline = monotonic() + _FAREWELL_S
@@ -147,10 +148,13 @@ class GlooTransport:
             except RuntimeError:
                 continue
 
-    def _reason(self, peer: int, size: int) -> str:
-        text = np.zeros(size, np.uint8)
-        self._wait(self._receive(_tensor(text), peer, tag=1), peer)
-        return text.tobytes().decode(errors="replace")
+    def _send_message(self, announced: int, data: Bytes, peer: int) -> list[Work]:
+        here = _FIRST_BYTES - _HEADER_BYTES
+        first = np.concatenate([np.array([announced], np.int64).view(np.uint8), data[:here]])
+        works = [self._send(_tensor(first), peer, tag=0)]
+        if here < data.size:
+            works.append(self._send(_tensor(np.ascontiguousarray(data[here:])), peer, tag=1))
+        return works
 
     # Work and tensor must live until the message is through, and Gloo drops a message whose work dies: also one that a
     # rank began before it failed, for which others wait. So all that was begun is kept until an exchange is complete.
