@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trafficzip.comm.exchange import AllGather, Codecs, TwoPhase
-from trafficzip.comm.layout import Parameter, bucket_shards, own_pieces
+from trafficzip.comm.assembly import make_exchange
+from trafficzip.comm.exchange import Codecs
+from trafficzip.comm.layout import Parameter
 from trafficzip.comm.transport import local_transports
-from trafficzip.error_feedback import ErrorFeedback
+from trafficzip.error_feedback import starts_of
 from trafficzip.errors import CollectiveError, CorruptPayloadError
 from trafficzip.kernels import Groups, reference
 from trafficzip.presets import BFLOAT16, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
 
+KINDS = ["all_gather", "two_phase"]
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([5, 14, 70, 319, 320, 321, 16_384, 131_100]))
 
 
@@ -68,31 +70,15 @@ class Simulation:
 class Rank:
     """One rank of the real exchange."""
 
-    def __init__(self, transport, parameters, *, codecs, two_phase):
-        self.parameters, self.codecs = parameters, codecs
-        num_owners = transport.world_size if two_phase else 1
-        self.pieces = own_pieces(parameters, num_owners)
-        owned = [{} for _ in range(num_owners)]
-        for piece in self.pieces:
-            owned[piece.owner][piece.parameter.name] = piece.size
-        self.owner_starts = [ErrorFeedback(sizes).starts for sizes in owned]
-        worker = ErrorFeedback({p.name: p.size for p in parameters})
-        owner = ErrorFeedback(owned[transport.rank] if two_phase else {})
-        self.exchange = (TwoPhase if two_phase else AllGather)(transport, worker, owner)
-
-    def layout(self, names):
-        starts = ErrorFeedback({p.name: p.size for p in self.parameters if p.name in names}).starts
-        shards = bucket_shards(
-            self.pieces,
-            bucket_starts=starts,
-            residual_starts=self.exchange.worker.starts,
-            owner_starts=self.owner_starts,
-        )
-        return starts, shards
+    def __init__(self, transport, parameters, *, codecs, kind, nodes=None):
+        self.parameters, self.codecs, self.transport = parameters, codecs, transport
+        self.exchange, self.layout = make_exchange(kind, transport, parameters, nodes=nodes)
+        self.pieces = [piece for part in self.layout.parts for piece in part.pieces]
 
     def start(self, gradient, names):
         """Start one bucket that holds the named parameters."""
-        starts, shards = self.layout(names)
+        starts = starts_of({p.name: p.size for p in self.parameters if p.name in names})
+        shards = self.layout.bucket(starts)
         values = np.concatenate([np.zeros(0, np.float32), *(gradient[name] for name in starts)])
         return starts, self.exchange.start(values, shards, self.codecs)
 
@@ -154,12 +140,12 @@ def make_gradients(rng, parameters, world_size):
 
 @settings(max_examples=40)
 @given(problems(), st.sampled_from([QUARTIC, THREE_LC, THREE_LC_RANS]))
-@pytest.mark.parametrize("two_phase", [False, True])
-def test_exchange_equals_the_algorithm_in_plain_numpy(two_phase, problem, compressor):
+@pytest.mark.parametrize("kind", KINDS)
+def test_exchange_equals_the_algorithm_in_plain_numpy(kind, problem, compressor):
     world_size, parameters, buckets, (push, pull), seed = problem
     codecs = Codecs(push=with_multiplier(compressor, push), pull=with_multiplier(compressor, pull), small=BFLOAT16)
-    members = [Rank(t, parameters, codecs=codecs, two_phase=two_phase) for t in local_transports(world_size)]
-    expected = Simulation(members[0].pieces, world_size, push=push, pull=pull, two_phase=two_phase)
+    members = [Rank(t, parameters, codecs=codecs, kind=kind) for t in local_transports(world_size)]
+    expected = Simulation(members[0].pieces, world_size, push=push, pull=pull, two_phase=kind == "two_phase")
     rng = np.random.default_rng(seed)
     for _ in range(4):
         gradients = make_gradients(rng, parameters, world_size)
@@ -171,7 +157,7 @@ def test_exchange_equals_the_algorithm_in_plain_numpy(two_phase, problem, compre
                 assert found[rank][p.name].tobytes() == means[p.name].tobytes()
                 assert member.exchange.worker[p.name].tobytes() == expected.worker[rank][p.name].tobytes()
             for piece in member.pieces:
-                if two_phase and piece.owner == rank:
+                if kind == "two_phase" and piece.owner == rank:
                     kept = expected.owner[piece.parameter.name][piece.start : piece.start + piece.size]
                     assert member.exchange.owner[piece.parameter.name].tobytes() == kept.tobytes()
 
@@ -179,20 +165,20 @@ def test_exchange_equals_the_algorithm_in_plain_numpy(two_phase, problem, compre
 PARAMETERS = [Parameter("a", 700, False), Parameter("b", 140_000, False), Parameter("c", 9, True)]
 
 
-def three_ranks(*, two_phase):
+def three_ranks(*, kind):
     codecs = Codecs(push=THREE_LC_RANS, pull=THREE_LC_RANS, small=BFLOAT16)
-    return [Rank(t, PARAMETERS, codecs=codecs, two_phase=two_phase) for t in local_transports(3, timeout_s=5.0)]
+    return [Rank(t, PARAMETERS, codecs=codecs, kind=kind) for t in local_transports(3, timeout_s=5.0)]
 
 
 def residuals(member):
     return member.exchange.worker.residual.tobytes() + member.exchange.owner.residual.tobytes()
 
 
-@pytest.mark.parametrize("two_phase", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_nonfinite_input_is_known_to_every_rank_and_start_keeps_residuals(two_phase, name, value):
-    members = three_ranks(two_phase=two_phase)
+def test_nonfinite_input_is_known_to_every_rank_and_start_keeps_residuals(kind, name, value):
+    members = three_ranks(kind=kind)
     rng = np.random.default_rng(0)
     names = ["a", "b", "c"]
     gradients = make_gradients(rng, PARAMETERS, 3)
@@ -206,9 +192,9 @@ def test_nonfinite_input_is_known_to_every_rank_and_start_keeps_residuals(two_ph
     assert [residuals(member) for member in members] == before
 
 
-@pytest.mark.parametrize("two_phase", [False, True])
-def test_mean_that_overflows_is_nonfinite_on_every_rank(two_phase):
-    members = three_ranks(two_phase=two_phase)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_that_overflows_is_nonfinite_on_every_rank(kind):
+    members = three_ranks(kind=kind)
     gradients = [{p.name: np.full(p.size, 3e38, np.float32) for p in PARAMETERS} for _ in range(3)]
     found = in_threads([lambda r=r, m=m: m.start(gradients[r], ["a", "b", "c"]) for r, m in enumerate(members)])
     for _, pending in found:
@@ -219,10 +205,10 @@ def test_mean_that_overflows_is_nonfinite_on_every_rank(two_phase):
     assert len({result[1].nonfinite for result in found}) == 1
 
 
-@pytest.mark.parametrize("two_phase", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at", [0, 10, 23, -1])
-def test_damaged_message_names_its_sender(two_phase, at):
-    members = three_ranks(two_phase=two_phase)
+def test_damaged_message_names_its_sender(kind, at):
+    members = three_ranks(kind=kind)
     gradients = make_gradients(np.random.default_rng(1), PARAMETERS, 3)
     transport = members[0].exchange.transport
     plain = transport.all_to_all
@@ -239,25 +225,25 @@ def test_damaged_message_names_its_sender(two_phase, at):
         try:
             return members[rank].start(gradients[rank], ["a", "b", "c"])
         except CorruptPayloadError as error:
-            if two_phase:
+            if kind != "all_gather":
                 members[rank].exchange.transport.fail(str(error))
             raise
 
     found = in_threads([lambda r=r: start(r) for r in range(3)])
     assert isinstance(found[0], CorruptPayloadError)
     assert "message from rank 1" in str(found[0])
-    if two_phase:
+    if kind != "all_gather":
         for error in found[1:]:
             assert isinstance(error, CollectiveError)
             assert "rank 0 failed: message from rank 1" in str(error)
 
 
-@pytest.mark.parametrize("two_phase", [False, True])
-def test_no_message_is_larger_than_its_limit(two_phase):
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_message_is_larger_than_its_limit(kind):
     """Values that do not compress, in one-element parameters: the worst case for headers and scales."""
     parameters = [Parameter(f"p{k}", 1, k % 2 == 0) for k in range(40)]
     codecs = Codecs(push=THREE_LC_RANS, pull=THREE_LC_RANS, small=BFLOAT16)
-    members = [Rank(t, parameters, codecs=codecs, two_phase=two_phase) for t in local_transports(2)]
+    members = [Rank(t, parameters, codecs=codecs, kind=kind) for t in local_transports(2)]
     gradients = make_gradients(np.random.default_rng(2), parameters, 2)
     found = in_threads([lambda r=r, m=m: m.step(gradients[r], [list(gradients[0])]) for r, m in enumerate(members)])
     assert not any(isinstance(result, Exception) for result in found), found

@@ -47,9 +47,11 @@ class Pending:
     """A bucket between `start` and `finish`.
 
     values: float32 [n], the bucket or a copy of it; holds what the worker's compression lost.
+    shards: what this rank compresses.
     sent: this rank's own frames, by owner and section.
     received: for a two-phase owner, every rank's messages for its shard, and the frames it made of their mean.
     final: the frames that every rank decodes, by sender and section.
+    decoded: in the hierarchical exchange, the shards of the final frames.
     nonfinite: some input of some rank was not finite, so there are no final frames.
     """
 
@@ -60,6 +62,7 @@ class Pending:
     received: list[list[Frame]] = field(default_factory=list)
     owned: list[Frame] = field(default_factory=list)
     final: list[list[Frame]] = field(default_factory=list)
+    decoded: list[Shard] = field(default_factory=list)
     nonfinite: bool = False
 
 
@@ -67,7 +70,7 @@ class Exchange(ABC):
     """Holds the transport and both residuals; every rank's results are bit-identical.
 
     transport: moves bytes and counts them.
-    worker: residual of this rank's values, keyed by parameter.
+    worker: residual of the values that this rank compresses, keyed by parameter.
     owner: residual of the means that this rank owns, keyed by parameter.
     """
 
@@ -138,6 +141,10 @@ class Exchange(ABC):
             groups = section.owned if owned else section.groups
             codecs.of(section).accumulate(frame, groups, out, num_threads=self.num_threads)
 
+    def _unpack_all(self, messages: Sequence[Bytes], shards: Sequence[Shard]) -> list[list[Frame]]:
+        senders = zip(messages, shards, self.transport.ranks, strict=True)
+        return [unpack_message(data, shard.sections, sender) for data, shard, sender in senders]
+
     @contextmanager
     def _codec_time(self) -> Iterator[None]:
         begin = perf_counter()
@@ -163,10 +170,10 @@ class AllGather(Exchange):
         (shard,) = shards
         sent = self._compress_worker(values, shards, codecs)
         pending = Pending(values, shards, codecs, sent)
-        message = _pack(sent[0])
+        message = pack_message(sent[0])
         with self._exchange_time():
-            messages = self.transport.all_gather(message, limit=_limit(shard))
-        pending.final = [_unpack(data, shard, rank) for rank, data in enumerate(messages)]
+            messages = self.transport.all_gather(message, limit=message_limit(shard.sections))
+        pending.final = self._unpack_all(messages, [shard] * len(messages))
         pending.nonfinite = any(frame.nonfinite for frames in pending.final for frame in frames)
         return pending
 
@@ -192,14 +199,16 @@ class TwoPhase(Exchange):
         pending = Pending(values, shards, codecs, sent)
         mine = shards[self.transport.rank]
         with self._exchange_time():
-            messages = self.transport.all_to_all([_pack(frames) for frames in sent], limit=_limit(mine))
-        pending.received = [_unpack(data, mine, rank) for rank, data in enumerate(messages)]
+            messages = self.transport.all_to_all(
+                [pack_message(frames) for frames in sent], limit=message_limit(mine.sections)
+            )
+        pending.received = self._unpack_all(messages, [mine] * len(messages))
         with self._codec_time():
             pending.owned = self._compress_mean(pending)
-        limit = max(_limit(shard) for shard in shards)
+        limit = max(message_limit(shard.sections) for shard in shards)
         with self._exchange_time():
-            messages = self.transport.all_gather(_pack(pending.owned), limit=limit)
-        pending.final = [_unpack(data, shards[rank], rank) for rank, data in enumerate(messages)]
+            messages = self.transport.all_gather(pack_message(pending.owned), limit=limit)
+        pending.final = self._unpack_all(messages, shards)
         # A rank flags all its frames, so every owner that has a section flags its own: all ranks see the same flags.
         pending.nonfinite = any(frame.nonfinite for frames in pending.final for frame in frames)
         return pending
@@ -244,15 +253,21 @@ class TwoPhase(Exchange):
             self._accumulate(frames, shard, pending.codecs, out, owned=False)
 
 
-def _pack(frames: Sequence[Frame]) -> Bytes:
+def pack_message(frames: Sequence[Frame]) -> Bytes:
+    """Pack frames one after the other; frames end themselves."""
     return np.concatenate([frame.pack() for frame in frames]) if frames else np.zeros(0, np.uint8)
 
 
-def _unpack(data: Bytes, shard: Shard, sender: int) -> list[Frame]:
+def unpack_message(data: Bytes, sections: Sequence[Section], sender: int) -> list[Frame]:
+    """Read one frame per section.
+
+    Raises:
+        CorruptPayloadError: the message does not hold these frames, or more; says who sent it.
+    """
     frames = []
     at = 0
     try:
-        for section in shard.sections:
+        for section in sections:
             frame, at = unpack_frame(data, start=at, max_elements=section.groups.num_elements)
             frames.append(frame)
         if at != data.size:
@@ -260,6 +275,11 @@ def _unpack(data: Bytes, shard: Shard, sender: int) -> list[Frame]:
     except CorruptPayloadError as error:
         raise CorruptPayloadError(f"message from rank {sender}: {error}") from error
     return frames
+
+
+def message_limit(sections: Sequence[Section]) -> int:
+    """No message of these frames is larger: every element as float32, every scale, every header."""
+    return sum(HEADER_BYTES + 8 * section.groups.num_elements for section in sections)
 
 
 def _nonfinite(frame: Frame) -> Frame:
@@ -272,8 +292,3 @@ def _nonfinite(frame: Frame) -> Frame:
         payload=np.zeros(0, np.uint8),
         nonfinite=True,
     )
-
-
-def _limit(shard: Shard) -> int:
-    """No message about this shard is larger: every element as float32, every scale, every header."""
-    return sum(HEADER_BYTES + 8 * section.groups.num_elements for section in shard.sections)
