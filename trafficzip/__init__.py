@@ -3,7 +3,7 @@
     import trafficzip
     compression = trafficzip.ddp.register(model)  # model: DistributedDataParallel
 
-Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp` does.
+Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp` and `trafficzip.fsdp` do.
 """
 
 from importlib import import_module
@@ -34,7 +34,7 @@ from trafficzip.presets import (
 from trafficzip.version import __version__
 
 if TYPE_CHECKING:
-    from trafficzip import ddp
+    from trafficzip import ddp, fsdp
 
 __all__ = [
     "BFLOAT16",
@@ -56,11 +56,12 @@ __all__ = [
     "UnsupportedFormatError",
     "__version__",
     "ddp",
+    "fsdp",
     "with_multiplier",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ddp":
-        return import_module("trafficzip.ddp")
+    if name in ("ddp", "fsdp"):
+        return import_module(f"trafficzip.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
