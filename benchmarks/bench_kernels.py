@@ -1,10 +1,11 @@
 """Codec kernels against `copy_` of the same tensor in the same run: encode with residual, zero runs, decode, rANS.
 
-python -m benchmarks.bench_kernels [--threads N]
+python -m benchmarks.bench_kernels [--threads N] [--presets]
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from benchmarks.harness import ratios, time_together, write_rows
 from trafficzip import kernels
 from trafficzip.codecs import Rans
 from trafficzip.kernels import Groups
+from trafficzip.presets import PRESETS
 
 ELEMENTS = 6_500_000
 
@@ -95,13 +97,36 @@ def rans(rounds: int = 31, num_threads: int = 1) -> dict[str, dict[str, float]]:
     }
 
 
+def presets(rounds: int = 15, num_threads: int = 1) -> dict[str, dict[str, float]]:
+    """Measure every preset as the exchange uses it: compress with the residual in place, and decode into a sum."""
+    torch.set_num_threads(1)
+    values, residual = steady_gradients()
+    source, target = torch.from_numpy(values.copy()), torch.empty(ELEMENTS)
+    kept, groups, out = residual.copy(), Groups([ELEMENTS]), np.zeros(ELEMENTS, np.float32)
+    functions: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(source)}
+    bits = {"copy": 32.0}
+    for name, preset in PRESETS.items():
+        compress = partial(preset.compress, groups=groups, out=residual, num_threads=num_threads)
+        frame = preset.compress(values, groups, residual=kept)
+        functions[f"compress {name}"] = partial(compress, values, residual=residual)
+        functions[f"accumulate {name}"] = partial(preset.accumulate, frame, groups, out, num_threads=num_threads)
+        bits[f"compress {name}"] = bits[f"accumulate {name}"] = 8 * frame.pack().size / ELEMENTS
+    seconds = time_together(functions, rounds=rounds, before=lambda: np.copyto(residual, kept))
+    return {
+        name: {**ratios(times, seconds["copy"]), "seconds": float(np.median(times)), "bits_per_element": bits[name]}
+        for name, times in seconds.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    threads = parser.parse_args().threads
+    parser.add_argument("--presets", action="store_true", help="whole presets, and not the kernels of 3LC")
+    arguments = parser.parse_args()
+    threads, measured = arguments.threads, [presets] if arguments.presets else [encode_decode, rans]
     rows = []
-    for results in (encode_decode(num_threads=threads), rans(num_threads=threads)):
-        for name, result in results.items():
+    for measure in measured:
+        for name, result in measure(num_threads=threads).items():
             rows.append({"kernel": name, "elements": ELEMENTS, "threads": threads, **result})
             print(rows[-1])
     print(write_rows("kernels", rows))

@@ -3,31 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.kernels.numba_cpu_chunk import CHUNK, load_chunk
 from trafficzip.kernels.numba_cpu_jit import float_bits, float_from_bits, jit
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
-_CHUNK = 2048  # elements whose sums stay in the first-level cache
-
-
-@jit
-def _load(
-    values: NDArray[np.float32],
-    residual: NDArray[np.float32] | None,
-    block: NDArray[np.int64],
-    start: int,
-    sums: NDArray[np.float32],
-) -> int:
-    """Write value + residual of a block's chunk that begins at `start` to `sums`; give its number of elements."""
-    n = min(_CHUNK, int(block[2]) - start)
-    v = values[block[0] + start : block[0] + start + n]
-    if residual is None:
-        for i in range(n):
-            sums[i] = v[i]
-    else:
-        r = residual[block[1] + start : block[1] + start + n]
-        for i in range(n):
-            sums[i] = v[i] + r[i]
-    return n
 
 
 @jit
@@ -85,10 +64,10 @@ def _count_upper(
     values: NDArray[np.float32], residual: NDArray[np.float32] | None, span: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Count magnitudes by their upper 11 bits."""
-    sums = np.empty(_CHUNK, np.float32)
+    sums = np.empty(CHUNK, np.float32)
     histogram = np.zeros(2048, np.int64)
-    for start in range(0, span[2], _CHUNK):
-        for i in range(_load(values, residual, span, start, sums)):
+    for start in range(0, span[2], CHUNK):
+        for i in range(load_chunk(values, residual, span, start, sums)):
             histogram[(float_bits(sums[i]) & _MAGNITUDE) >> 20] += 1
     return histogram
 
@@ -115,12 +94,12 @@ def _divide(
     where: NDArray[np.int64],
 ) -> None:
     """Copy value + residual to `out`, and those whose upper 11 bits are at least `upper` to `near`, with positions."""
-    sums = np.empty(_CHUNK, np.float32)
-    chosen = np.empty(_CHUNK + 1, np.int64)  # one more than there are: the loop writes first, then counts
+    sums = np.empty(CHUNK, np.float32)
+    chosen = np.empty(CHUNK + 1, np.int64)  # one more than there are: the loop writes first, then counts
     found = 0
     least = np.int32(upper)
-    for start in range(0, span[2], _CHUNK):
-        n = _load(values, residual, span, start, sums)
+    for start in range(0, span[2], CHUNK):
+        n = load_chunk(values, residual, span, start, sums)
         taken = 0
         for i in range(n):
             chosen[taken] = i
@@ -159,12 +138,12 @@ def magnitude_sums(
     totals: NDArray[np.int64],
 ) -> None:
     """Add floor(|value + residual| * factor) to each group's total; every term is below 2**30."""
-    sums = np.empty(_CHUNK, np.float32)
+    sums = np.empty(CHUNK, np.float32)
     for row in range(blocks.shape[0]):
         factor = factors[blocks[row, 4]]
         total = np.int64(0)
-        for start in range(0, blocks[row, 2], _CHUNK):
-            n = _load(values, residual, blocks[row], start, sums)
+        for start in range(0, blocks[row, 2], CHUNK):
+            n = load_chunk(values, residual, blocks[row], start, sums)
             for i in range(n):
                 total += np.int64(np.int32(np.float64(abs(sums[i])) * factor))
         totals[blocks[row, 4]] += total
@@ -181,13 +160,13 @@ def sign_pack(
     bits: NDArray[np.uint8],
 ) -> None:
     """Write one bit an element, 1 where value + residual < 0, and what is lost to `out`."""
-    sums = np.empty(_CHUNK, np.float32)
-    negative = np.zeros(_CHUNK, np.uint8)
+    sums = np.empty(CHUNK, np.float32)
+    negative = np.zeros(CHUNK, np.uint8)
     at = 0
     for row in range(blocks.shape[0]):
         scale = scales[blocks[row, 4]]
-        for start in range(0, blocks[row, 2], _CHUNK):
-            n = _load(values, residual, blocks[row], start, sums)
+        for start in range(0, blocks[row, 2], CHUNK):
+            n = load_chunk(values, residual, blocks[row], start, sums)
             num_bytes = -(-n // 8)
             for i in range(n):
                 negative[i] = np.uint8(sums[i] < 0) & np.uint8(scale > 0)
@@ -217,7 +196,11 @@ def sign_accumulate(
     at = 0
     for row in range(blocks.shape[0]):
         scale = scales[blocks[row, 4]]
-        o = out[blocks[row, out_column] : blocks[row, out_column] + blocks[row, 2]]
-        for i in range(o.shape[0]):
-            o[i] += -scale if bits[at + (i >> 3)] >> (i & 7) & 1 else scale
-        at += -(-blocks[row, 2] // 8)
+        n = blocks[row, 2]
+        o, part = out[blocks[row, out_column] : blocks[row, out_column] + n], bits[at : at - (-n // 8)]
+        for j in range(n // 8):
+            for k in range(8):
+                o[8 * j + k] += -scale if part[j] >> k & 1 else scale
+        for i in range(n // 8 * 8, n):
+            o[i] += -scale if part[i // 8] >> i % 8 & 1 else scale
+        at += part.shape[0]

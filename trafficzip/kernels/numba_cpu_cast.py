@@ -3,9 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.kernels.numba_cpu_chunk import CHUNK, load_chunk
 from trafficzip.kernels.numba_cpu_jit import float_bits, float_from_bits, jit
-
-_CHUNK = 2048  # elements whose sums stay in the first-level cache
 
 
 @jit
@@ -19,19 +18,23 @@ def cast_bfloat16(
     codes: NDArray[np.uint16],
 ) -> None:
     """Round value + residual to bfloat16, ties to even, and write what is lost to `out`; silent groups send zeros."""
+    sums = np.empty(CHUNK, np.float32)
     at = 0
     for row in range(blocks.shape[0]):
-        silent = peaks[blocks[row, 4]] == 0
-        for i in range(blocks[row, 2]):
-            x = values[blocks[row, 0] + i]
-            if residual is not None:
-                x += residual[blocks[row, 1] + i]
-            bits = np.uint32(float_bits(x))
-            code = np.uint32(0) if silent else np.uint32(bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
-            codes[at + i] = code
+        mask = np.uint32(0 if peaks[blocks[row, 4]] == 0 else 0xFFFFFFFF)
+        for start in range(0, blocks[row, 2], CHUNK):
+            n = load_chunk(values, residual, blocks[row], start, sums)
+            part = codes[at : at + n]
+            for i in range(n):
+                bits = np.uint32(float_bits(sums[i]))
+                code = np.uint32(bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+                part[i] = code & mask
+                sums[i] -= float_from_bits(np.uint32((code & mask) << np.uint32(16)))
             if out is not None:
-                out[blocks[row, out_column] + i] = x - float_from_bits(np.uint32(code << 16))
-        at += blocks[row, 2]
+                o = out[blocks[row, out_column] + start : blocks[row, out_column] + start + n]
+                for i in range(n):
+                    o[i] = sums[i]
+            at += n
 
 
 @jit
@@ -45,17 +48,20 @@ def cast_float32(
     codes: NDArray[np.float32],
 ) -> None:
     """Copy value + residual; nothing is lost, but silent groups send zeros and keep their residual."""
+    sums = np.empty(CHUNK, np.float32)
     at = 0
     for row in range(blocks.shape[0]):
         silent = peaks[blocks[row, 4]] == 0
-        for i in range(blocks[row, 2]):
-            x = values[blocks[row, 0] + i]
-            if residual is not None:
-                x += residual[blocks[row, 1] + i]
-            codes[at + i] = np.float32(0) if silent else x
+        for start in range(0, blocks[row, 2], CHUNK):
+            n = load_chunk(values, residual, blocks[row], start, sums)
+            part = codes[at : at + n]
+            for i in range(n):
+                part[i] = np.float32(0) if silent else sums[i]
             if out is not None:
-                out[blocks[row, out_column] + i] = x - codes[at + i]
-        at += blocks[row, 2]
+                o = out[blocks[row, out_column] + start : blocks[row, out_column] + start + n]
+                for i in range(n):
+                    o[i] = sums[i] if silent else np.float32(0)
+            at += n
 
 
 @jit
@@ -65,9 +71,11 @@ def bfloat16_accumulate(
     """Add sign * decoded value to `out`."""
     at = 0
     for row in range(blocks.shape[0]):
-        for i in range(blocks[row, 2]):
-            out[blocks[row, out_column] + i] += sign * float_from_bits(np.uint32(codes[at + i]) << np.uint32(16))
-        at += blocks[row, 2]
+        n = blocks[row, 2]
+        o, part = out[blocks[row, out_column] : blocks[row, out_column] + n], codes[at : at + n]
+        for i in range(n):
+            o[i] += sign * float_from_bits(np.uint32(part[i]) << np.uint32(16))
+        at += n
 
 
 @jit
@@ -77,9 +85,11 @@ def float32_accumulate(
     """Add sign * value to `out`."""
     at = 0
     for row in range(blocks.shape[0]):
-        for i in range(blocks[row, 2]):
-            out[blocks[row, out_column] + i] += sign * codes[at + i]
-        at += blocks[row, 2]
+        n = blocks[row, 2]
+        o, part = out[blocks[row, out_column] : blocks[row, out_column] + n], codes[at : at + n]
+        for i in range(n):
+            o[i] += sign * part[i]
+        at += n
 
 
 @jit
@@ -93,21 +103,13 @@ def quantize_int8(
     codes: NDArray[np.int8],
 ) -> None:
     """Round (value + residual) / scale to the nearest integer, ties to even, and write what is lost to `out`."""
-    sums = np.empty(_CHUNK, np.float32)  # apart from the inputs, or the compiler must assume that `out` overlaps them
-    rounded = np.empty(_CHUNK, np.float32)
+    sums = np.empty(CHUNK, np.float32)
+    rounded = np.empty(CHUNK, np.float32)
     at = 0
     for row in range(blocks.shape[0]):
         scale = scales[blocks[row, 4]]
-        for start in range(0, blocks[row, 2], _CHUNK):
-            n = min(_CHUNK, blocks[row, 2] - start)
-            v = values[blocks[row, 0] + start : blocks[row, 0] + start + n]
-            if residual is None:
-                for i in range(n):
-                    sums[i] = v[i]
-            else:
-                r = residual[blocks[row, 1] + start : blocks[row, 1] + start + n]
-                for i in range(n):
-                    sums[i] = v[i] + r[i]
+        for start in range(0, blocks[row, 2], CHUNK):
+            n = load_chunk(values, residual, blocks[row], start, sums)
             if scale > 0:
                 for i in range(n):
                     rounded[i] = min(max(np.rint(sums[i] / scale), np.float32(-127)), np.float32(127))
@@ -134,6 +136,8 @@ def int8_accumulate(
     at = 0
     for row in range(blocks.shape[0]):
         scale = scales[blocks[row, 4]]
-        for i in range(blocks[row, 2]):
-            out[blocks[row, out_column] + i] += scale * np.float32(codes[at + i])
-        at += blocks[row, 2]
+        n = blocks[row, 2]
+        o, part = out[blocks[row, out_column] : blocks[row, out_column] + n], codes[at : at + n]
+        for i in range(n):
+            o[i] += scale * np.float32(part[i])
+        at += n
