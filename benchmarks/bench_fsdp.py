@@ -34,8 +34,8 @@ TEXT = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 CONTEXT, WIDTH, LAYERS, HEADS = 64, 96, 2, 4
 BATCH = 32  # of all ranks together, so that curves of different world sizes compare
 EVERY = 20  # steps between points of the curve
-LEARNING_RATES = {"sgd": 0.3, "adamw": 3e-3}
-MOMENTUM = 0.9
+LEARNING_RATES = {"sgd": 1.0, "adamw": 3e-3}
+MOMENTUM = 0.5
 WARMUP = 0.15  # share of the run over which the learning rate rises
 
 
@@ -51,8 +51,7 @@ METHODS = {
     "s1.0": Method(THREE_LC_RANS),
     "s0.7": Method(with_multiplier(THREE_LC_RANS, 0.7)),
     "s0.5": Method(with_multiplier(THREE_LC_RANS, 0.5)),
-    "s1.0_after_warmup": Method(THREE_LC_RANS, WARMUP),
-    "s0.5_after_warmup": Method(with_multiplier(THREE_LC_RANS, 0.5), WARMUP),
+    "s0.7_after_warmup": Method(with_multiplier(THREE_LC_RANS, 0.7), WARMUP),
 }
 
 
@@ -179,7 +178,7 @@ def fsdp_bar(
     seeds: int = 3,
     ranks: tuple[int, ...] = (2, 4),
     optimizers: tuple[str, ...] = ("sgd",),
-    methods: tuple[str, ...] = ("s1.0",),
+    methods: tuple[str, ...] = ("s1.0", "s0.7"),
 ) -> dict[tuple[str, int, str], dict[str, Any]]:
     """Compare curves with those of dense runs, by optimizer, world size and method.
 
@@ -241,7 +240,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--optimizers", nargs="+", default=["sgd", "adamw"], choices=sorted(LEARNING_RATES))
-    parser.add_argument("--methods", nargs="+", default=["s1.0", "s0.5"], choices=sorted(METHODS))
+    parser.add_argument("--methods", nargs="+", default=["s1.0", "s0.7", "s0.7_after_warmup"], choices=sorted(METHODS))
     parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     found = fsdp_bar(
