@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from tests.ddp.training import MANY_BUCKETS_MB, ONE_BUCKET_MB, TARGETS, Training, all_equal
 
-EXCHANGES = ["all_gather", "two_phase"]
+EXCHANGES = ["all_gather", "two_phase", "hierarchical"]
 
 
 def _train_and_account(rank, world_size, exchange, steps):
@@ -64,7 +64,7 @@ def _train_with_buckets(rank, world_size, exchange, bucket_cap_mb, steps):
     layouts = []
     for step in range(steps):
         training.step(step)
-        layouts.append([pending.shards[0].num_elements for pending in training.hook._last])
+        layouts.append([sum(s.num_elements for s in p.decoded or p.shards) for p in training.hook._last])
     return {"digest": training.digest(), "residuals": training.residuals(), "layouts": layouts}
 
 
@@ -84,11 +84,14 @@ def _flush(rank, world_size, exchange):
     training = Training(rank, exchange=exchange, momentum=0.0, lr=0.1)
     training.steps(0, 10)
     before = {name: p.detach().clone() for name, p in training.net.named_parameters()}
-    pending = {name: training.hook.exchange.worker[name].astype(np.float64) for name in before}
-    for piece in training.hook._pieces:
-        name = piece.parameter.name
-        if name in training.hook.exchange.owner.sizes and piece.owner == rank:
-            pending[name][piece.start : piece.start + piece.size] += world_size * training.hook.exchange.owner[name]
+    pending = {name: np.zeros(p.numel()) for name, p in training.net.named_parameters()}
+    layout = training.hook.layout
+    for kept, pieces, share in (
+        (training.hook.exchange.worker, layout.worker, world_size / layout.num_workers),
+        (training.hook.exchange.owner, layout.owner, world_size),
+    ):
+        for piece in pieces:
+            pending[piece.parameter.name][piece.start :][: piece.size] += share * kept[piece.parameter.name]
     largest = 0.0
     training.hook.flush(training.optimizer)
     wrong = 0.0

@@ -10,7 +10,7 @@ from tests.ddp.training import Training, all_equal, digest, mlp
 from trafficzip.ddp import merge_state_dicts
 from trafficzip.errors import ConfigError
 
-EXCHANGES = ["all_gather", "two_phase"]
+EXCHANGES = ["all_gather", "two_phase", "hierarchical"]
 
 
 def _resume(rank, world_size, exchange, dtype):
@@ -84,6 +84,9 @@ def _load(rank, world_size, exchange, merged):
         ((2, "two_phase"), (3, "two_phase")),
         ((3, "all_gather"), (2, "two_phase")),
         ((3, "two_phase"), (2, "all_gather")),
+        ((4, "hierarchical"), (3, "two_phase")),
+        ((3, "hierarchical"), (4, "hierarchical")),
+        ((2, "all_gather"), (4, "hierarchical")),
     ],
 )
 def test_merged_state_keeps_what_is_pending_at_any_world_size(ranks, before, after):
@@ -99,7 +102,8 @@ def test_merged_state_keeps_what_is_pending_at_any_world_size(ranks, before, aft
         assert step == 10
         for name, mean in expected.items():
             # residuals of every rank, and the owner's, are summed and divided once more on either side
-            total = sum(np.abs(state["worker"][name].numpy()) for state, _ in saved).max() + np.abs(mean).max()
+            peaks = [float(part.abs().max()) for state, _ in saved for part in state["worker"].get(name, {}).values()]
+            total = sum(peaks) + np.abs(mean).max()
             assert np.abs(mean).max() > 0
             assert np.abs(pending[name] - mean).max() <= 2 * (before[0] + after[0]) * 2**-24 * total
 
@@ -111,25 +115,32 @@ def _refuse(rank, world_size, exchange):
     good = training.hook.state_dict()
     states = [None] * world_size
     dist.all_gather_object(states, good)
-    name = next(iter(good["worker"]))
+    name, (start, kept) = next((name, next(iter(parts.items()))) for name, parts in good["worker"].items())
     owned = next(iter(good["owner"]), None)
     wrong = {
         "another rank": states[1 - rank],
         "another world size": {**good, "world_size": 3},
-        "another exchange": {**good, "exchange": "all_gather" if exchange == "two_phase" else "two_phase"},
-        "another version": {**good, "version": 2},
+        "another exchange": {**good, "exchange": EXCHANGES[EXCHANGES.index(exchange) - 1]},
+        "another version": {**good, "version": 3},
+        "the version before": {**good, "version": 1},
+        "other nodes": {**good, "nodes": [0, 0]},
         "nothing": {},
         "not a mapping": [1, 2],
         "a key too many": {**good, "more": 1},
-        "another model": {**good, "worker": {**good["worker"], "more": torch.zeros(3)}},
+        "another model": {**good, "worker": {**good["worker"], "more": {0: torch.zeros(3)}}},
         "a parameter less": {**good, "worker": {k: v for k, v in good["worker"].items() if k != name}},
-        "another size": {**good, "worker": {**good["worker"], name: torch.zeros(3)}},
-        "another dtype": {**good, "worker": {**good["worker"], name: good["worker"][name].double()}},
-        "bfloat16": {**good, "worker": {**good["worker"], name: good["worker"][name].bfloat16()}},
-        "nan": {**good, "worker": {**good["worker"], name: good["worker"][name] * float("nan")}},
+        "another size": {**good, "worker": {**good["worker"], name: {start: torch.zeros(3)}}},
+        "another start": {**good, "worker": {**good["worker"], name: {start + 5: kept}}},
+        "a start that is no number": {**good, "worker": {**good["worker"], name: {"0": kept}}},
+        "two starts": {**good, "worker": {**good["worker"], name: {start: kept, start + 5: kept}}},
+        "another dtype": {**good, "worker": {**good["worker"], name: {start: kept.double()}}},
+        "bfloat16": {**good, "worker": {**good["worker"], name: {start: kept.bfloat16()}}},
+        "nan": {**good, "worker": {**good["worker"], name: {start: kept * float("nan")}}},
+        "no start": {**good, "worker": {**good["worker"], name: kept}},
         "no worker": {**good, "worker": None},
-        "a list as residual": {**good, "worker": {**good["worker"], name: [0.0]}},
+        "a list as residual": {**good, "worker": {**good["worker"], name: {start: [0.0]}}},
         "no owner": {**good, "owner": 5},
+        "no workers": {**good, "num_workers": 0},
         "no step": {**good, "step": "ten"},
         "negative step": {**good, "step": -1},
         "no loss scale": {**good, "loss_scale": "one"},
@@ -177,15 +188,40 @@ def test_states_that_do_not_belong_together_are_not_merged(ranks):
         [first, {**second, "step": 11}],
         [first, {**second, "loss_scale": 2.0}],
         [first, {**second, "exchange": "all_gather"}],
-        [first, {**second, "worker": {**second["worker"], name: torch.zeros(3)}}],
+        [first, {**second, "worker": {**second["worker"], name: {0: torch.zeros(3)}}}],
+        [first, {**second, "worker": {**second["worker"], name: {0: torch.zeros(3)}}, "num_workers": 1}],
+        [first, {**second, "worker": {}}],
+        [first, {**second, "owner": {**second["owner"], "more": {0: torch.zeros(3)}}}],
         [first, "garbage"],
     ):
         with pytest.raises(ConfigError):
             merge_state_dicts(wrong)
 
 
-def test_merging_leaves_the_states_as_they_are(ranks):
-    states = [state for state, _ in ranks(2, _save, "two_phase")]
-    before = [digest([*state["worker"].values()]) for state in states]
+def _parts(states):
+    return [
+        part for state in states for side in ("worker", "owner") for p in state[side].values() for part in p.values()
+    ]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_merging_leaves_the_states_as_they_are(ranks, exchange):
+    states = [state for state, _ in ranks(3, _save, exchange)]
+    before = digest(_parts(states))
     merge_state_dicts(states)
-    assert [digest([*state["worker"].values()]) for state in states] == before
+    assert digest(_parts(states)) == before
+
+
+def _other_nodes(rank, world_size):
+    """Give a state of two nodes to hooks with other nodes; ranks 0 and 3 keep the same pieces under both."""
+    states = Training(rank, exchange="hierarchical", register={"nodes": [0, 0, 1, 1]}).hook.state_dict()
+    other = Training(rank, exchange="hierarchical", register={"nodes": [0, 1, 0, 1]})
+    with pytest.raises(ConfigError, match="nodes"):
+        other.hook.load_state_dict(states)
+    same = Training(rank, exchange="hierarchical", register={"nodes": [7, 7, 3, 3]})
+    same.hook.load_state_dict(states)
+    return "refused"
+
+
+def test_state_of_other_nodes_is_refused_on_every_rank(ranks):
+    assert ranks(4, _other_nodes) == ["refused"] * 4

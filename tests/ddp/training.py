@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,6 +52,8 @@ class Training:
         self.model = DistributedDataParallel(self.net, bucket_cap_mb=bucket_cap_mb, **(ddp or {}))
         if exchange is not None:
             options = {"exchange": exchange, "timeout_s": 60.0} | (register or {})
+            if exchange == "hierarchical":
+                options = {"nodes": [other % 2 for other in range(dist.get_world_size())]} | options
             self.hook = trafficzip.ddp.register(self.model, **options)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)

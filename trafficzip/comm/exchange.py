@@ -20,6 +20,7 @@ from trafficzip.compressor import Compressor
 from trafficzip.error_feedback import ErrorFeedback
 from trafficzip.errors import CorruptPayloadError
 from trafficzip.kernels import Groups
+from trafficzip.metrics import TrafficMeter
 from trafficzip.wire.frame import HEADER_BYTES, Frame, unpack_frame
 
 F32 = NDArray[np.float32]
@@ -81,6 +82,7 @@ class Exchange(ABC):
         self.worker = worker
         self.owner = owner
         self.num_threads = num_threads
+        self.inside_meter = TrafficMeter()  # bytes inside nodes, where an exchange tells them apart
 
     @abstractmethod
     def start(self, values: F32, shards: list[Shard], codecs: Codecs) -> Pending:

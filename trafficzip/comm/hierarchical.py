@@ -16,7 +16,6 @@ from trafficzip.comm.nodes import Nodes
 from trafficzip.comm.transport import Transport
 from trafficzip.error_feedback import ErrorFeedback
 from trafficzip.errors import CorruptPayloadError
-from trafficzip.metrics import TrafficMeter
 from trafficzip.wire.frame import Frame
 
 F32 = NDArray[np.float32]
@@ -29,7 +28,7 @@ class Hierarchical(TwoPhase):
     The mean over nodes is the mean over ranks, also where nodes have different sizes: a node's sum is divided by the
     average number of ranks on a node. With one rank on each node every bit is TwoPhase's.
 
-    transport: between all ranks; counts the bytes between nodes.
+    transport: between all ranks; its meter counts the bytes between nodes, `inside_meter` those inside.
     worker, owner: residuals of the node's mean of this rank's part, and of the means of all nodes that it owns.
 
     Source: BytePS and Bagua reduce inside nodes and compress between them; 3LC's push and pull in the second place.
@@ -42,7 +41,7 @@ class Hierarchical(TwoPhase):
         between = transport.among(nodes.between(rank), meter=transport.meter)
         super().__init__(between, worker, owner, num_threads=num_threads)
         self.nodes = nodes
-        self.inside = transport.among(nodes.inside(rank), meter=TrafficMeter())
+        self.inside = transport.among(nodes.inside(rank), meter=self.inside_meter)
         self._ranks_per_node = np.float32(len(nodes.of_rank) / len(nodes.members))
 
     def start(self, values: F32, shards: list[Shard], codecs: Codecs) -> Pending:

@@ -5,7 +5,12 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from trafficzip.comm.transport import Transport
 from trafficzip.errors import ConfigError
+
+_MAX_NAME_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +21,7 @@ class Nodes:
     num_parts: ranks of the smallest node; so many parts a model is cut into, one for each local rank of every node.
 
     Raises:
-        ConfigError: there is no rank.
+        ConfigError: there is no rank, or a node is neither a number nor a name.
     """
 
     of_rank: tuple[int, ...]
@@ -25,6 +30,8 @@ class Nodes:
     def __init__(self, of_rank: Sequence[int | str]) -> None:
         if not of_rank:
             raise ConfigError("nodes: expected the node of each rank, got none")
+        if not all(isinstance(node, int | str) for node in of_rank):
+            raise ConfigError(f"nodes: expected a number or a name for each rank, got {of_rank!r:.100}")
         found: dict[int | str, list[int]] = {}
         for rank, node in enumerate(of_rank):
             found.setdefault(node, []).append(rank)
@@ -56,6 +63,14 @@ class Nodes:
         return tuple(ranks[part] for ranks in self.members) if part < self.num_parts else (rank,)
 
 
-def node_name() -> str:
-    """Name this process's node: its host and, under torchrun, its agent, of which one host may have several."""
+def gather_nodes(transport: Transport) -> Nodes:
+    """Ask every rank for its node; a collective call.
+
+    A node is a host and, under torchrun, an agent, of which one host may have several.
+    """
+    names = transport.all_gather(np.frombuffer(_node_name().encode(), np.uint8), limit=_MAX_NAME_BYTES)
+    return Nodes([name.tobytes().decode(errors="replace") for name in names])
+
+
+def _node_name() -> str:
     return f"{socket.gethostname()}/{os.environ.get('GROUP_RANK', '')}"

@@ -5,6 +5,7 @@
 'register'
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip.comm.agreement import agree, refusing
+from trafficzip.comm.nodes import Nodes, gather_nodes
 from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
 from trafficzip.ddp.config import Config, ExchangeName
@@ -43,6 +45,7 @@ def register(
     small: Compressor = BFLOAT16,
     small_elements: int = 256,
     exchange: ExchangeName = "auto",
+    nodes: Sequence[int] | None = None,
     grad_scaler: Any = None,
     num_threads: int = 1,
     timeout_s: float = 300.0,
@@ -54,7 +57,10 @@ def register(
 
     compressor: what gradients go through, or a Schedule of compressors over the run.
     small: what parameters with one dimension or fewer than `small_elements` elements go through.
-    exchange: "all_gather", "two_phase", or "auto" (all-gather up to 3 ranks).
+    exchange: "all_gather", "two_phase", "hierarchical" (dense inside nodes, compressed between them), or "auto":
+        hierarchical where there are several nodes and some have several ranks, else all-gather up to 3 ranks and
+        two-phase beyond.
+    nodes: the node of each rank, under any numbers; by default ranks on one host and of one torchrun agent share one.
     grad_scaler: the GradScaler of the run, if it uses one, so that residuals follow its scale.
     num_threads: cores for the codec; the bytes do not depend on it.
     timeout_s: bound, in seconds, of every wait for another rank.
@@ -69,9 +75,16 @@ def register(
         raise ConfigError(f"model must be DistributedDataParallel, got {type(model).__name__}: wrap it first")
     _check_no_hook(model)
     transport = GlooTransport(model.process_group, timeout_s=timeout_s)
+    found = gather_nodes(transport)
     schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
     with refusing(transport):
-        config = Config(schedule=schedule, small=small, small_elements=small_elements, exchange=exchange)
+        config = Config(
+            schedule=schedule,
+            small=small,
+            small_elements=small_elements,
+            exchange=exchange,
+            nodes=found if nodes is None else Nodes(nodes),
+        )
         _check_model(model)
         state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
     agree(transport, config.describe(state.parameters))

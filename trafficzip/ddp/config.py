@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trafficzip.comm.assembly import ExchangeKind
 from trafficzip.comm.layout import Parameter
+from trafficzip.comm.nodes import Nodes
 from trafficzip.compressor import Compressor
 from trafficzip.ddp.schedule import Schedule
 from trafficzip.errors import ConfigError
 from trafficzip.version import __version__
 
-ExchangeName = Literal["auto", "all_gather", "two_phase"]
+ExchangeName = Literal["auto", "all_gather", "two_phase", "hierarchical"]
+_EXCHANGES = ("auto", "all_gather", "two_phase", "hierarchical")
 _ALL_GATHER_UP_TO = 3  # ranks: beyond, gathering every rank's frames costs more bytes than two phases
 
 
@@ -23,23 +26,34 @@ class Config:
     schedule: compressor and sparsity multiplier over the run.
     small: compressor of small tensors.
     small_elements: a parameter with fewer elements, or with one dimension, is small.
-    exchange: "all_gather", "two_phase", or "auto": all-gather up to 3 ranks.
+    exchange: "all_gather", "two_phase", "hierarchical", or "auto": hierarchical where several of several nodes' ranks
+        share a node, else all-gather up to 3 ranks and two-phase beyond.
+    nodes: the nodes of the ranks, if known; else each rank has its own.
     """
 
     schedule: Schedule
     small: Compressor
     small_elements: int
     exchange: ExchangeName
+    nodes: Nodes | None = None
 
     def __post_init__(self) -> None:
-        if self.exchange not in ("auto", "all_gather", "two_phase"):
-            raise ConfigError(f'exchange must be "auto", "all_gather" or "two_phase", got {self.exchange!r}')
+        if self.exchange not in _EXCHANGES:
+            raise ConfigError(f"exchange must be one of {_EXCHANGES}, got {self.exchange!r}")
         if self.small_elements < 0:
             raise ConfigError(f"small_elements must be >= 0, got {self.small_elements}")
 
-    def exchange_for(self, world_size: int) -> Literal["all_gather", "two_phase"]:
-        """Choose the exchange for a world size."""
+    def exchange_for(self, world_size: int) -> ExchangeKind:
+        """Choose the exchange for a world size.
+
+        Raises:
+            ConfigError: `nodes` are those of another number of ranks.
+        """
+        if self.nodes and len(self.nodes.of_rank) != world_size:
+            raise ConfigError(f"nodes of {len(self.nodes.of_rank)} ranks are given, expected {world_size}")
         if self.exchange == "auto":
+            if self.nodes and self.nodes.are_worth_it:
+                return "hierarchical"
             return "all_gather" if world_size <= _ALL_GATHER_UP_TO else "two_phase"
         return self.exchange
 
@@ -52,5 +66,6 @@ class Config:
             "small": self.small.to_dict(),
             "small_elements": self.small_elements,
             "exchange": self.exchange,
+            "nodes": list(self.nodes.of_rank) if self.nodes else None,
             "parameters": f"{len(parameters)} ({hashlib.sha256(sizes.encode()).hexdigest()[:16]})",
         }

@@ -10,13 +10,21 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from trafficzip.comm.exchange import AllGather, Codecs, Exchange, Pending, TwoPhase
-from trafficzip.comm.layout import Parameter, Piece, Shard, bucket_shards, own_pieces, owned_sizes
+from trafficzip.comm.assembly import make_exchange
+from trafficzip.comm.exchange import Codecs, Pending
+from trafficzip.comm.layout import Parameter, Shard
 from trafficzip.comm.transport import Transport
 from trafficzip.ddp.config import Config
-from trafficzip.ddp.state import STATE_VERSION, check_state
+from trafficzip.ddp.state import (
+    STATE_VERSION,
+    check_state,
+    load_merged,
+    load_residuals,
+    save_residuals,
+    sum_pending,
+)
 from trafficzip.ddp.stats import Stats, make_stats
-from trafficzip.error_feedback import ErrorFeedback, starts_of
+from trafficzip.error_feedback import starts_of
 from trafficzip.errors import ConfigError, TrafficzipError
 from trafficzip.kernels import as_array
 from trafficzip.metrics import TrafficMeter
@@ -67,18 +75,12 @@ class GradientCompression:
         ]
         self._enabled = True
         self._group = model.process_group
-        kind = config.exchange_for(transport.world_size)
-        num_owners = transport.world_size if kind == "two_phase" else 1
-        self._pieces: list[Piece] = own_pieces(self.parameters, num_owners)
-        owned = owned_sizes(self._pieces, num_owners)
-        self._owner_starts = [starts_of(sizes) for sizes in owned]
-        worker = ErrorFeedback({p.name: p.size for p in self.parameters})
-        owner = ErrorFeedback(owned[transport.rank] if kind == "two_phase" else {})
-        self.exchange: Exchange = (TwoPhase if kind == "two_phase" else AllGather)(
-            transport, worker, owner, num_threads=num_threads
+        self.exchange_kind = config.exchange_for(transport.world_size)
+        self.exchange, self.layout = make_exchange(
+            self.exchange_kind, transport, self.parameters, nodes=config.nodes, num_threads=num_threads
         )
         self._loss_scale = self._current_loss_scale()
-        self._layouts: dict[tuple[tuple[str, int], ...], list[Shard]] = {}
+        self._shards: dict[tuple[tuple[str, int], ...], list[Shard]] = {}
         self._current: _Step | None = None
         self._last: list[Pending] = []
         self._compressed_steps = 0
@@ -105,6 +107,7 @@ class GradientCompression:
         """Give counts since registration and of the last step; per parameter, what was sent and what is pending."""
         return make_stats(
             meter=self.transport.meter,
+            inside_meter=self.exchange.inside_meter,
             last_step=self._last_step,
             steps=self.step,
             compressed_steps=self._compressed_steps,
@@ -120,22 +123,15 @@ class GradientCompression:
         A dense collective call. Returns: float32 tensors of the parameters' shapes, equal on every rank.
         """
         self._follow_loss_scale()
-        pending = self.exchange.worker.residual.copy()
-        for piece in self._pieces:
-            if self.exchange.owner.sizes and piece.owner == self.transport.rank:
-                start = self.exchange.worker.starts[piece.parameter.name] + piece.start
-                part = self.exchange.owner[piece.parameter.name]
-                pending[start : start + piece.size] += part * np.float32(self.transport.world_size)
-        total = torch.from_numpy(pending)
+        sizes = {p.name: p.size for p in self.parameters}
+        starts = starts_of(sizes)
+        total = torch.from_numpy(sum_pending(self.exchange, self.layout, starts, sum(sizes.values())))
         if self.transport.world_size > 1:
             dist.all_reduce(total, group=self._group)
-        total /= self.transport.world_size * self._loss_scale
+        total /= self.layout.num_workers * self._loss_scale
         self.exchange.worker.reset()
         self.exchange.owner.reset()
-        return {
-            name: _like(total[start : start + p.numel()], p)
-            for (name, p), start in zip(self._tensors.items(), self.exchange.worker.starts.values(), strict=True)
-        }
+        return {name: _like(total[starts[name] :][: p.numel()], p) for name, p in self._tensors.items()}
 
     def flush(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply what is pending: one dense optimizer step whose gradient is the mean residual of all ranks.
@@ -150,20 +146,14 @@ class GradientCompression:
 
     def state_dict(self) -> dict[str, Any]:
         """Give this rank's state as plain tensors and numbers; save every rank's, each to its own file."""
-        worker, owner = self.exchange.worker, self.exchange.owner
-        owned: dict[str, dict[int, torch.Tensor]] = {}
-        for piece in self._pieces:
-            if owner.sizes and piece.owner == self.transport.rank:
-                owned[piece.parameter.name] = {piece.start: torch.from_numpy(owner[piece.parameter.name].copy())}
         return {
             "version": STATE_VERSION,
             "step": self.step,
-            "world_size": self.transport.world_size,
-            "rank": self.transport.rank,
-            "exchange": self.config.exchange_for(self.transport.world_size),
+            **self._place(),
             "loss_scale": self._loss_scale,
-            "worker": {name: torch.from_numpy(part) for name, part in worker.state_dict().items()},
-            "owner": owned,
+            "num_workers": self.layout.num_workers,
+            "worker": save_residuals(self.exchange.worker, self.layout.worker),
+            "owner": save_residuals(self.exchange.owner, self.layout.owner),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,35 +164,30 @@ class GradientCompression:
             ConfigError: the state is another rank's, another world size's or another model's; nothing has changed.
         """
         check_state(state)
-        merged = state["world_size"] == 0
-        here = {
-            "world_size": self.transport.world_size,
-            "rank": self.transport.rank,
-            "exchange": self.config.exchange_for(self.transport.world_size),
-        }
-        wrong = {key: state[key] for key in here if state[key] != here[key]}
-        if wrong and not merged:
-            raise ConfigError(
-                f"hook state has {wrong}, this rank has { {key: here[key] for key in wrong} }; where the number of "
-                "ranks or the exchange has changed, load merge_state_dicts(states of all ranks) on every rank"
-            )
-        owner = self.exchange.owner
-        starts = {p.parameter.name: p.start for p in self._pieces if owner.sizes and p.owner == self.transport.rank}
-        if not merged and {name: next(iter(parts)) for name, parts in state["owner"].items()} != starts:
-            raise ConfigError("hook state is of another model: its rank owned other pieces of the parameters")
-        owned = {name: next(iter(parts.values())).numpy() for name, parts in state["owner"].items()}
-        kept = owner.state_dict()
-        owner.load_state_dict(
-            {name: np.zeros(size, np.float32) for name, size in owner.sizes.items()} if merged else owned
-        )
-        try:
-            self.exchange.worker.load_state_dict({name: part.numpy() for name, part in state["worker"].items()})
-        except ConfigError:
-            owner.load_state_dict(kept)
-            raise
+        if state["world_size"] == 0:
+            load_merged(self.exchange, self.layout, state, self.parameters)
+        else:
+            here = self._place()
+            wrong = {key: state[key] for key in here if state[key] != here[key]}
+            if wrong:
+                raise ConfigError(
+                    f"hook state has {wrong}, this rank has { {key: here[key] for key in wrong} }; where the number of "
+                    "ranks or the exchange has changed, load merge_state_dicts(states of all ranks) on every rank"
+                )
+            load_residuals(self.exchange, self.layout, state)
         self.step = int(state["step"])
         self._loss_scale = float(state["loss_scale"])
         self._current = None
+
+    def _place(self) -> dict[str, Any]:
+        """Give what a saved state must share with the rank that loads it."""
+        nodes = self.config.nodes if self.exchange_kind == "hierarchical" else None
+        return {
+            "world_size": self.transport.world_size,
+            "rank": self.transport.rank,
+            "exchange": self.exchange_kind,
+            "nodes": list(nodes.of_rank) if nodes else [],
+        }
 
     # ---- what DDP calls ----
 
@@ -249,7 +234,7 @@ class GradientCompression:
         values = tensor.detach()
         if values.dtype != torch.float32:
             values = values.float()  # a copy, which holds what was lost until the step is complete
-        pending = self.exchange.start(as_array(values), self._layout(bucket, tensor), codecs)
+        pending = self.exchange.start(as_array(values), self._shards_of(bucket, tensor), codecs)
         if tensor.dtype == torch.float16 and not pending.nonfinite:
             # A mean that is finite in float32 may overflow here; the loss scaler must then see it on every rank.
             mean = np.empty(pending.values.size, np.float32)
@@ -276,21 +261,16 @@ class GradientCompression:
         for bucket in current.buckets:
             bucket.future.set_result(bucket.tensor)
 
-    def _layout(self, bucket: GradBucket, tensor: torch.Tensor) -> list[Shard]:
+    def _shards_of(self, bucket: GradBucket, tensor: torch.Tensor) -> list[Shard]:
         """Find where this bucket's parameters lie; computed once for each way in which DDP fills a bucket."""
         base = tensor.storage_offset()
         starts = tuple(
             (self._names[id(parameter)], int(gradient.storage_offset()) - int(base))
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True)
         )
-        if starts not in self._layouts:
-            self._layouts[starts] = bucket_shards(
-                self._pieces,
-                bucket_starts=dict(starts),
-                residual_starts=self.exchange.worker.starts,
-                owner_starts=self._owner_starts,
-            )
-        return self._layouts[starts]
+        if starts not in self._shards:
+            self._shards[starts] = self.layout.bucket(dict(starts))
+        return self._shards[starts]
 
     # ---- loss scaling ----
 

@@ -1,5 +1,6 @@
 """What a hook reports: counters that are always on, and per-parameter figures computed when asked for."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from trafficzip.metrics import TrafficMeter
 class ParameterStats:
     """One parameter in the last compressed step of this rank.
 
-    nonzero_share: share of its elements sent as something else than zero; 1 for small tensors.
-    residual_norm: Euclidean norm of this rank's residual.
+    nonzero_share: of its elements that this rank compressed, the share sent as something else than zero; 1 for small
+        tensors.
+    residual_norm: Euclidean norm of what this rank keeps as a worker; in the hierarchical exchange, of its part of the
+        parameter.
     """
 
     num_elements: int
@@ -28,6 +31,9 @@ class ParameterStats:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Counts of one rank. Bytes are those given to and taken from the transport, headers included.
+
+    bytes_sent, bytes_received: all of them but, in the hierarchical exchange, those inside nodes, which are
+        inside_bytes_sent and inside_bytes_received.
 
     steps: synchronised backward passes; compressed_steps of them went through the exchange, nonfinite_steps more did
         so in vain because some rank's gradients were not finite, and the rest were dense (their bytes are DDP's own
@@ -41,6 +47,8 @@ class Stats:
     num_elements: int
     bytes_sent: int
     bytes_received: int
+    inside_bytes_sent: int
+    inside_bytes_received: int
     codec_s: float
     exchange_s: float
     last_step: TrafficMeter
@@ -52,6 +60,7 @@ class Stats:
 def make_stats(
     *,
     meter: TrafficMeter,
+    inside_meter: TrafficMeter,
     last_step: TrafficMeter,
     steps: int,
     compressed_steps: int,
@@ -70,6 +79,8 @@ def make_stats(
         num_elements=num_elements,
         bytes_sent=meter.bytes_sent,
         bytes_received=meter.bytes_received,
+        inside_bytes_sent=inside_meter.bytes_sent,
+        inside_bytes_received=inside_meter.bytes_received,
         codec_s=meter.codec_s,
         exchange_s=meter.exchange_s,
         last_step=last_step.copy(),
@@ -79,17 +90,18 @@ def make_stats(
             p.name: ParameterStats(
                 num_elements=p.size,
                 small=p.small,
-                nonzero_share=1.0 if p.small else nonzeros.get(p.name, 0) / max(p.size, 1),
-                residual_norm=float(np.linalg.norm(worker[p.name])),
+                nonzero_share=1.0 if p.small else nonzeros.get(p.name, 0.0),
+                residual_norm=float(np.linalg.norm(worker[p.name])) if p.name in worker.sizes else 0.0,
             )
             for p in parameters
         },
     )
 
 
-def _nonzeros(last: Sequence[Pending]) -> dict[str, int]:
-    """Count the values that are not 0 in this rank's own frames of a step, by parameter."""
-    counts: dict[str, int] = {}
+def _nonzeros(last: Sequence[Pending]) -> dict[str, float]:
+    """Give the share of values that are not 0 in this rank's own frames of a step, by parameter."""
+    nonzeros: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
     for pending in last:
         for shard, frames in zip(pending.shards, pending.sent, strict=True):
             for section, frame in zip(shard.sections, frames, strict=True):
@@ -98,7 +110,8 @@ def _nonzeros(last: Sequence[Pending]) -> dict[str, int]:
                 values = pending.codecs.of(section).decompress(frame, section.groups)
                 at = 0
                 for piece in section.pieces:
-                    found = int(np.count_nonzero(values[at : at + piece.size]))
-                    counts[piece.parameter.name] = counts.get(piece.parameter.name, 0) + found
+                    name = piece.parameter.name
+                    nonzeros[name] += int(np.count_nonzero(values[at : at + piece.size]))
+                    sent[name] += piece.size
                     at += piece.size
-    return counts
+    return {name: nonzeros[name] / size for name, size in sent.items()}
