@@ -120,7 +120,7 @@ def _check_free(name: str, what: str, found: Any) -> None:
     if isinstance(found, CompressedReduceScatter | ReplicaHook):
         raise ConfigError(f"module {name or '(root)'} is registered already: use the handle that the first call gave")
     if found is not None and type(found).__name__ != "DefaultReduceScatter":
-        raise ConfigError(f"module {name or '(root)'} has a {what} already: {type(found).__name__}")
+        raise ConfigError(f"module {name or '(root)'} has another {what} already: {type(found).__name__}")
 
 
 def _check_one_dimension(name: str, module: Any) -> None:
