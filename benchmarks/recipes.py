@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trafficzip.compressor import Compressor
-from trafficzip.ddp.schedule import Phase, Schedule
+from trafficzip.ddp.schedule import DEFAULT_SCHEDULE, Phase, Schedule
 from trafficzip.presets import BFLOAT16, INT8, THREE_LC_RANS
 
 
@@ -39,10 +39,10 @@ RECIPES = {
     "s1.0_lr0.4_momentum0.8": Recipe("s = 1.0, momentum 0.8", 0.4, 0.15, _ramp((1.0, 1.0)), momentum=0.8),
     "s1.0_lr1.0_momentum0.5": Recipe("s = 1.0, momentum 0.5", 1.0, 0.15, _ramp((1.0, 1.0)), momentum=0.5),
     "default": Recipe(
-        "push s = 1.0, pull s = 0.9, small tensors 8-bit, momentum 0.5",
+        "register's defaults (push s = 1.0, pull s = 0.9, small tensors 8-bit), momentum 0.5",
         1.0,
         0.15,
-        _ramp((1.0, 1.0), (0.9, 0.9)),
+        DEFAULT_SCHEDULE.phases,
         INT8,
         momentum=0.5,
     ),

@@ -18,13 +18,14 @@ from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
 from trafficzip.ddp.config import Config, ExchangeName
 from trafficzip.ddp.hook import GradientCompression, TensorFuture
-from trafficzip.ddp.schedule import Phase, Schedule, constant
+from trafficzip.ddp.schedule import DEFAULT_SCHEDULE, Phase, Schedule, constant
 from trafficzip.ddp.state import merge_state_dicts
 from trafficzip.ddp.stats import ParameterStats, Stats
 from trafficzip.errors import ConfigError
-from trafficzip.presets import BFLOAT16, THREE_LC_RANS
+from trafficzip.presets import INT8
 
 __all__ = [
+    "DEFAULT_SCHEDULE",
     "GradientCompression",
     "ParameterStats",
     "Phase",
@@ -40,9 +41,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def register(
     model: DistributedDataParallel,
-    compressor: Compressor | Schedule = THREE_LC_RANS,
+    compressor: Compressor | Schedule = DEFAULT_SCHEDULE,
     *,
-    small: Compressor = BFLOAT16,
+    small: Compressor = INT8,
     small_elements: int = 256,
     exchange: ExchangeName = "auto",
     nodes: Sequence[int] | None = None,
@@ -55,7 +56,8 @@ def register(
     A collective call: every rank of the model's process group makes it, with the same arguments. Call it right after
     wrapping the model, before the first backward pass. A model takes one communication hook in its life.
 
-    compressor: what gradients go through, or a Schedule of compressors over the run.
+    compressor: what gradients go through, or a Schedule of compressors over the run; by default THREE_LC_RANS, workers
+        at s = 1.0, owners at s = 0.9.
     small: what parameters with one dimension or fewer than `small_elements` elements go through.
     exchange: "all_gather", "two_phase", "hierarchical" (dense inside nodes, compressed between them), or "auto":
         hierarchical where there are several nodes and some have several ranks, else all-gather up to 3 ranks and

@@ -5,7 +5,7 @@ from typing import Any
 
 from trafficzip.compressor import Compressor
 from trafficzip.errors import ConfigError
-from trafficzip.presets import with_multiplier
+from trafficzip.presets import THREE_LC_RANS, with_multiplier
 from trafficzip.quantizers import Ternary
 
 
@@ -89,6 +89,11 @@ class Schedule:
     def to_dict(self) -> dict[str, Any]:
         """Give the configuration as plain data."""
         return {"phases": [phase.to_dict() for phase in self.phases], "total_steps": self.total_steps}
+
+
+DEFAULT_SCHEDULE = Schedule(
+    phases=(Phase(compressor=THREE_LC_RANS, multiplier=(1.0, 1.0), pull_multiplier=(0.9, 0.9)),)
+)
 
 
 def constant(compressor: Compressor) -> Schedule:
