@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 
 from trafficzip.comm.agreement import failing
-from trafficzip.comm.assembly import make_exchange
+from trafficzip.comm.assembly import ExchangeKind, make_exchange
 from trafficzip.comm.exchange import Exchange
 from trafficzip.comm.layout import Parameter, Shard
 from trafficzip.comm.transport import Transport
@@ -34,7 +34,7 @@ class ReplicaCompression(Compression):
         local = [
             Parameter(p.name, p.sizes[shard_rank], self.small[p.name]) for p in self.parameters if p.sizes[shard_rank]
         ]
-        kind = "all_gather" if transport.world_size <= _ALL_GATHER_UP_TO else "two_phase"
+        kind: ExchangeKind = "all_gather" if transport.world_size <= _ALL_GATHER_UP_TO else "two_phase"
         self._exchange, self._layout = make_exchange(kind, transport, local, num_threads=num_threads)
         self._buckets: dict[tuple[str, ...], list[Shard]] = {}
 
