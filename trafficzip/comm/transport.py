@@ -1,6 +1,7 @@
 """Transports: byte arrays of any length between ranks, in order, with failures told to every rank."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from datetime import timedelta
@@ -12,12 +13,15 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from trafficzip.comm.meeting import connect_together
 from trafficzip.errors import CollectiveError
 from trafficzip.metrics import TrafficMeter
 
 Bytes = NDArray[np.uint8]
 Work = tuple[Any, torch.Tensor]
 _HEADER_BYTES = 8
+_SIZE_BITS = 40  # of a head; its other bits number the messages between two ranks
+_NUM_NUMBERS = 1 << 23
 _FIRST_BYTES = 1 << 18  # how much of a message, length included, goes with its length
 _MAX_REASON_BYTES = 2000
 _FAREWELL_S = 5.0  # how long a failing rank waits for the others to take its reason
@@ -59,7 +63,8 @@ class GlooTransport:
     """Point-to-point messages over two Gloo process groups.
 
     Gloo's connection between two ranks carries one direction at a time, so lower ranks send on one group and higher
-    ranks on the other. A message is an 8-byte length, then the bytes; a negative length announces a failure's text.
+    ranks on the other. A message is an 8-byte head, then the bytes. The head holds the length and a running number, by
+    which lost, repeated and leftover messages are told; a negative head announces a failure's text.
     Up to 256 KiB of it go in one piece, the rest in a second. The receiver's buffer for the first piece has room for
     all of that: Gloo takes pieces shorter than the buffer that awaits them, and refuses longer ones only.
 
@@ -70,17 +75,25 @@ class GlooTransport:
         base = group if group is not None else dist.group.WORLD
         self.rank = dist.get_rank(base)
         self.world_size = dist.get_world_size(base)
-        self.ranks = dist.get_process_group_ranks(base)
+        self.ranks: Sequence[int] = dist.get_process_group_ranks(base)
         self.meter = TrafficMeter()
         self.timeout_s = timeout_s
         local = len(self.ranks) < dist.get_world_size()
-        self._groups = [
-            dist.new_group(
-                self.ranks, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=local
-            )
-            for _ in range(2)
-        ]
+        self._groups = connect_together(
+            self.ranks,
+            lambda: [
+                dist.new_group(
+                    self.ranks, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=local
+                )
+                for _ in range(2)
+            ],
+            timeout_s=timeout_s,
+        )
         self._in_flight: list[Work] = []
+        # Shared with the transports that `among` gives: messages sent to and taken from each rank, and why it broke.
+        self._num_sent: Counter[int] = Counter()
+        self._num_taken: Counter[int] = Counter()
+        self._broken: list[str] = []
 
     def among(self, members: Sequence[int], *, meter: TrafficMeter) -> Self:
         """Give a transport between some of the ranks, over the same two groups."""
@@ -98,6 +111,8 @@ class GlooTransport:
 
     def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
         """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
+        if self._broken:
+            raise CollectiveError(f"an earlier exchange failed, and no other can follow: {self._broken[0]}")
         me, n = self.rank, self.world_size
         received = list(payloads)
         firsts = {}
@@ -113,12 +128,7 @@ class GlooTransport:
         rests = []
         for peer, (first, work) in firsts.items():
             self._wait(work, peer)
-            size = int(first[:_HEADER_BYTES].view(np.int64)[0])
-            if size < 0:
-                reason = first[_HEADER_BYTES:][: min(-size, _MAX_REASON_BYTES)].tobytes().decode(errors="replace")
-                raise CollectiveError(f"rank {self.ranks[peer]} failed: {reason}")
-            if size > limit:
-                raise CollectiveError(f"rank {self.ranks[peer]} announced {size} bytes, expected at most {limit}")
+            size = self._announced(first, peer, limit)
             body = np.empty(size, np.uint8)
             received[peer] = body
             self.meter.bytes_received += _HEADER_BYTES + size
@@ -132,7 +142,13 @@ class GlooTransport:
         return received
 
     def fail(self, reason: str) -> None:
-        """Tell every other rank why this rank cannot go on; gives up on a rank after a few seconds."""
+        """Tell every other rank why this rank cannot go on; gives up on a rank after a few seconds.
+
+        From then on every exchange of this rank raises CollectiveError: messages of the failed one may still come.
+        """
+        if self._broken:
+            return
+        self._broken.append(reason)
         text = reason.encode(errors="replace")[:_MAX_REASON_BYTES] or b"?"
         works = []
         for peer in range(self.world_size):
@@ -148,8 +164,27 @@ class GlooTransport:
             except RuntimeError:
                 continue
 
+    def _announced(self, first: Bytes, peer: int, limit: int) -> int:
+        """Read a message's head: its size, once it is known to be the one that is awaited."""
+        rank = self.ranks[peer]
+        head = int(first[:_HEADER_BYTES].view(np.int64)[0])
+        if head < 0:
+            reason = first[_HEADER_BYTES:][: min(-head, _MAX_REASON_BYTES)].tobytes().decode(errors="replace")
+            raise CollectiveError(f"rank {rank} failed: {reason}")
+        number, size = head >> _SIZE_BITS, head % (1 << _SIZE_BITS)
+        expected = self._num_taken[rank] % _NUM_NUMBERS
+        self._num_taken[rank] += 1
+        if number != expected:
+            raise CollectiveError(f"rank {rank}: message {number} came where {expected} was due: one was lost or twice")
+        if size > limit:
+            raise CollectiveError(f"rank {rank} announced {size} bytes, expected at most {limit}")
+        return size
+
     def _send_message(self, announced: int, data: Bytes, peer: int) -> list[Work]:
         here = _FIRST_BYTES - _HEADER_BYTES
+        if announced >= 0:
+            announced |= self._num_sent[self.ranks[peer]] % _NUM_NUMBERS << _SIZE_BITS
+            self._num_sent[self.ranks[peer]] += 1
         first = np.concatenate([np.array([announced], np.int64).view(np.uint8), data[:here]])
         works = [self._send(_tensor(first), peer, tag=0)]
         if here < data.size:
@@ -201,7 +236,7 @@ class LocalTransport:
     def __init__(self, rank: int, rooms: "_Rooms", ranks: Sequence[int], meter: TrafficMeter) -> None:
         self.rank = rank
         self.world_size = len(ranks)
-        self.ranks = list(ranks)
+        self.ranks: Sequence[int] = list(ranks)
         self.meter = meter
         self._rooms = rooms
         self._mailboxes, self._barrier = rooms.enter(tuple(ranks))

@@ -1,0 +1,62 @@
+"""The bar: all cases, a line each, and rows."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.faults.cases import Case
+from benchmarks.faults.catalogue import all_cases
+from benchmarks.faults.runner import Verdict, run_case
+from benchmarks.harness import write_rows
+
+
+def chosen(words: Sequence[str] = ()) -> list[Any]:
+    """Give the cases whose name holds one of the words; all where there are none."""
+    from benchmarks.faults.elastic import restart_cases
+
+    cases = [*all_cases(), *restart_cases()]
+    return [case for case in cases if not words or any(word in case.name for word in words)]
+
+
+def faults_bar(words: Sequence[str] = ()) -> dict[str, int]:
+    """Run the cases, print a line each, append rows, and give how many passed, failed and were skipped."""
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    rows = []
+    for case in chosen(words):
+        if reason := _cannot_run(case):
+            counts["skipped"] += 1
+            print(f"skip  {case.name}: {reason}", flush=True)
+            continue
+        verdict = case.run() if hasattr(case, "run") else run_case(case)
+        counts["passed" if verdict.passed else "failed"] += 1
+        print(f"{_line(verdict)}", flush=True)
+        rows.append(_row(verdict))
+    if rows:
+        write_rows("faults", rows)
+    return counts
+
+
+def _cannot_run(case: Any) -> str:
+    if isinstance(case, Case) and case.network and os.geteuid() != 0:
+        return "network namespaces need root"
+    return ""
+
+
+def _line(verdict: Verdict) -> str:
+    after = f", errors after {verdict.error_s:.1f} s" if verdict.error_s is not None else ""
+    word = "ok  " if verdict.passed else "FAIL"
+    return f"{word}  {verdict.case.name}: expected {verdict.case.expected}, {verdict.seconds:.1f} s{after}\n      {verdict.found}"
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "case": verdict.case.name,
+        "ranks": verdict.case.world_size,
+        "exchange": verdict.case.exchange,
+        "expected": verdict.case.expected,
+        "passed": verdict.passed,
+        "found": verdict.found,
+        "seconds": round(verdict.seconds, 2),
+        "error_s": "" if verdict.error_s is None else round(verdict.error_s, 2),
+        "timeout_s": verdict.case.timeout_s,
+    }

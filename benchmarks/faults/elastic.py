@@ -1,0 +1,5 @@
+"""Restarts under torchrun."""
+
+
+def restart_cases() -> list:
+    return []
