@@ -44,11 +44,14 @@ def test_uncompressed_exchange_gives_the_dense_gradients(ranks, world_size, resh
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_bfloat16_reduction_rounds_once(ranks, world_size):
-    for dense, ours, stats, _ in ranks(world_size, _gradients, EXACT, {"reduce_dtype": torch.bfloat16}):
+@pytest.mark.parametrize(("reduce_dtype", "unit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_reduction_rounds_once(ranks, world_size, reduce_dtype, unit):
+    for dense, ours, stats, _ in ranks(world_size, _gradients, EXACT, {"reduce_dtype": reduce_dtype}):
         for name, gradient in dense.items():
             assert gradient.dtype == np.float32  # torch may round after every addition, this exchange rounds once
-            assert np.abs(gradient - ours[name]).max() <= (world_size + 1) * 2**-8 * np.abs(gradient).max()
+            smallest = 2**-24 * (reduce_dtype == torch.float16)  # the step of float16 near 0
+            bound = (world_size + 1) * (unit * np.abs(gradient).max() + smallest)
+            assert np.abs(gradient - ours[name]).max() <= bound
         assert stats.compressed_calls == 3
 
 
@@ -130,7 +133,7 @@ def _sharded_by_columns(rank, world_size):
     return dense, ours, dims
 
 
-def test_parameters_sharded_on_another_dimension(ranks, monkeypatch):
+def test_parameters_sharded_on_another_dimension(ranks):
     for dense, ours, dims in ranks(2, _columns_of_even_net):
         assert set(dims.values()) == {0, 1}
         for name, gradient in dense.items():
