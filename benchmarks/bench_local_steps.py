@@ -1,0 +1,347 @@
+"""Loss against bytes with AdamW: a character transformer on tinyshakespeare, 4 workers, dense, compressed and local.
+
+python -m benchmarks.bench_local_steps --recipes dense_lr2e-3 h16_s0.7 --seeds 0 1
+python -m benchmarks.bench_local_steps --plot
+
+The workers live in this process and train one after the other; what they exchange goes through the real exchange and
+is counted where it meets the in-process transport, 8 bytes of length included. Dense is float32, its bytes those of a
+ring all-reduce. Every run is a row, and a run that has its row is not repeated.
+"""
+
+import argparse
+import csv
+import math
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.bench_convergence import Cluster, learning_rate
+from benchmarks.harness import RESULTS, write_rows
+from trafficzip.comm.exchange import Codecs
+from trafficzip.comm.transport import local_transports
+from trafficzip.compressor import Compressor
+from trafficzip.local_sgd import LocalSteps
+from trafficzip.presets import BFLOAT16, FLOAT32, INT8, THREE_LC_RANS, with_multiplier
+
+WORKERS = 4
+BATCH = 4
+CONTEXT = 64
+WARMUP = 0.1
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+HELD_OUT = 0.1  # share of the text, its end, on which the loss is measured
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is trained: AdamW's peak learning rate, and what is exchanged when.
+
+    every: inner steps between two rounds of local steps; 0 exchanges gradients in every step.
+    compressor: None for dense gradients.
+    """
+
+    lr: float
+    compressor: Compressor | None = None
+    every: int = 0
+    outer_lr: float = 0.7
+    outer_momentum: float = 0.9
+
+
+def _ternary(multiplier: float) -> Compressor:
+    return with_multiplier(THREE_LC_RANS, multiplier)
+
+
+RECIPES = {
+    "dense_lr1e-3": Recipe(1e-3),
+    "dense_lr2e-3": Recipe(2e-3),
+    "dense_lr4e-3": Recipe(4e-3),
+    "dense_lr8e-3": Recipe(8e-3),
+    "gradients_s1.0": Recipe(4e-3, _ternary(1.0)),
+    "gradients_s1.0_lr2e-3": Recipe(2e-3, _ternary(1.0)),
+    "gradients_s0.7": Recipe(4e-3, _ternary(0.7)),
+    "gradients_s0.7_lr2e-3": Recipe(2e-3, _ternary(0.7)),
+}
+for _every in (4, 16, 32, 64):
+    for _name, _compressor in {
+        "float32": FLOAT32,
+        "bfloat16": BFLOAT16,
+        "int8": INT8,
+        "s1.0": _ternary(1.0),
+        "s0.7": _ternary(0.7),
+        "s0.5": _ternary(0.5),
+    }.items():
+        for _outer, _rates in {
+            "": (0.7, 0.9),  # DiLoCo's own
+            "_outer0.7_m0.5": (0.7, 0.5),
+            "_outer1.0_m0.5": (1.0, 0.5),
+            "_outer1.0_m0": (1.0, 0.0),
+        }.items():
+            RECIPES[f"h{_every}_{_name}{_outer}"] = Recipe(4e-3, _compressor, _every, *_rates)
+            RECIPES[f"h{_every}_{_name}{_outer}_lr8e-3"] = Recipe(8e-3, _compressor, _every, *_rates)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, normalized first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        heads = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(heads.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A character model of about 0.42 million parameters: width 128, 2 blocks, 4 heads."""
+
+    def __init__(self, symbols: int, *, width: int = 128, blocks: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        self.characters = nn.Embedding(symbols, width)
+        self.positions = nn.Embedding(CONTEXT, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(blocks)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, symbols, bias=False)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02 if parameter.shape[0] in (symbols, CONTEXT) else width**-0.5 / 2)
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(self.characters(text) + self.positions.weight)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The characters as numbers: int64 [n], and how many kinds there are."""
+
+    train: torch.Tensor
+    valid: torch.Tensor
+    symbols: int
+
+    def batch(self, generator: torch.Generator) -> torch.Tensor:
+        starts = torch.randint(0, len(self.train) - CONTEXT, (BATCH, 1), generator=generator)
+        return self.train[starts + torch.arange(CONTEXT + 1)]
+
+
+def load_text(path: Path = DATA) -> Text:
+    """Read the text; its last tenth is held out."""
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    kinds, numbers = np.unique(data, return_inverse=True)
+    cut = int(len(data) * (1 - HELD_OUT))
+    return Text(torch.from_numpy(numbers[:cut]), torch.from_numpy(numbers[cut:]), len(kinds))
+
+
+def loss_of(network: nn.Module, windows: torch.Tensor) -> torch.Tensor:
+    """Give the mean loss in nats per character; windows: int64 [batch, CONTEXT + 1]."""
+    logits = network(windows[:, :-1])
+    return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def validation_loss(text: Text, network: nn.Module, windows: int = 768) -> float:
+    """Give the loss on `windows` windows spread evenly over the held-out text."""
+    starts = torch.linspace(0, len(text.valid) - CONTEXT - 1, windows).long()[:, None]
+    every = text.valid[starts + torch.arange(CONTEXT + 1)]
+    with torch.no_grad():
+        return sum(loss_of(network, part).item() * len(part) for part in every.split(64)) / windows
+
+
+def _adamw(network: nn.Module, lr: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.1)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def train_gradients(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int) -> float:
+    """Train with the workers' gradients averaged in every step; give the bytes that one worker sent."""
+    cluster = Cluster(network, WORKERS)
+    generators = [torch.Generator().manual_seed(1000 * seed + rank) for rank in range(WORKERS)]
+    optimizer = _adamw(network, recipe.lr)
+    for step in range(steps):
+        _set_lr(optimizer, learning_rate(step, steps, recipe.lr, WARMUP))
+        batches = [text.batch(generator) for generator in generators]
+        optimizer.zero_grad()
+        if recipe.compressor is None:
+            loss_of(network, torch.cat(batches)).backward()  # equal batches: the mean of the workers' gradients
+        else:
+            gradients = []
+            for batch in batches:
+                parts = torch.autograd.grad(loss_of(network, batch), cluster.tensors)
+                gradients.append(torch.cat([part.reshape(-1) for part in parts]).numpy())
+            codecs = Codecs(push=recipe.compressor, pull=recipe.compressor, small=BFLOAT16)
+            mean, _ = cluster.mean(gradients, codecs)
+            at = 0
+            for tensor in cluster.tensors:
+                tensor.grad = torch.from_numpy(mean[at : at + tensor.numel()]).view(tensor.shape)
+                at += tensor.numel()
+        optimizer.step()
+    cluster.pool.shutdown()
+    return cluster.dense_bytes(steps) if recipe.compressor is None else cluster.sent_bytes()
+
+
+def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int) -> float:
+    """Train with local steps, and leave in `network` what the workers agreed on; give the bytes that one sent."""
+    assert recipe.compressor is not None
+    replicas = [network] + [deepcopy(network) for _ in range(WORKERS - 1)]
+    optimizers = [_adamw(replica, recipe.lr) for replica in replicas]
+    generators = [torch.Generator().manual_seed(1000 * seed + rank) for rank in range(WORKERS)]
+    transports = local_transports(WORKERS, timeout_s=300)
+
+    def register(rank: int) -> LocalSteps:
+        return LocalSteps(
+            replicas[rank],
+            recipe.compressor or FLOAT32,
+            every=recipe.every,
+            outer_lr=recipe.outer_lr,
+            outer_momentum=recipe.outer_momentum,
+            transport=transports[rank],
+        )
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        workers = list(pool.map(register, range(WORKERS)))
+        begin = sum(t.meter.bytes_sent for t in transports)  # sharing the first model is no part of a step
+        for step in range(steps):
+            for replica, optimizer, generator in zip(replicas, optimizers, generators, strict=True):
+                _set_lr(optimizer, learning_rate(step, steps, recipe.lr, WARMUP))
+                optimizer.zero_grad()
+                loss_of(replica, text.batch(generator)).backward()
+                optimizer.step()
+            list(pool.map(LocalSteps.step, workers))
+        if steps % recipe.every:
+            list(pool.map(LocalSteps.agree, workers))
+    return (sum(t.meter.bytes_sent for t in transports) - begin) / WORKERS
+
+
+def run(text: Text, name: str, *, seed: int, steps: int) -> dict[str, Any]:
+    """Train once and measure: one row."""
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    network = Transformer(text.symbols)
+    begin = perf_counter()
+    train = train_local if recipe.every else train_gradients
+    sent = train(text, recipe, network, seed=seed, steps=steps)
+    elements = sum(p.numel() for p in network.parameters())
+    dense = steps * 2 * (WORKERS - 1) / WORKERS * 4 * elements
+    return {
+        "recipe": name,
+        "seed": seed,
+        "steps": steps,
+        "workers": WORKERS,
+        "batch_per_worker": BATCH,
+        "parameters": elements,
+        "every": recipe.every,
+        "lr": recipe.lr,
+        "outer_lr": recipe.outer_lr if recipe.every else "",
+        "outer_momentum": recipe.outer_momentum if recipe.every else "",
+        "validation_loss": round(validation_loss(text, network), 4),
+        "bytes_sent_per_worker": round(sent),
+        "ratio": round(dense / sent, 1),
+        "seconds": round(perf_counter() - begin),
+    }
+
+
+def read_rows() -> list[dict[str, str]]:
+    """Give all rows measured so far."""
+    rows = []
+    for path in sorted(RESULTS.glob("local_steps_*.csv")):
+        with path.open(newline="") as file:
+            rows += list(csv.DictReader(file))
+    return rows
+
+
+def summary(steps: int) -> dict[str, dict[str, float]]:
+    """Give, per recipe run for `steps` steps, the mean loss over seeds, the ratio and the number of seeds."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in read_rows():
+        if int(row["steps"]) == steps:
+            found.setdefault(row["recipe"], []).append(row)
+    return {
+        name: {
+            "loss": float(np.mean([float(row["validation_loss"]) for row in rows])),
+            "ratio": float(np.mean([float(row["ratio"]) for row in rows])),
+            "seeds": len({row["seed"] for row in rows}),
+        }
+        for name, rows in found.items()
+    }
+
+
+def local_bar(steps: int = 400) -> dict[str, float]:
+    """Read bar 7 from the rows: the best H = 16 recipe of >= 500 x fewer bytes, against dense at its best rate."""
+    found = summary(steps)
+    dense = [f["loss"] for name, f in found.items() if name.startswith("dense")]
+    local = [f for name, f in found.items() if name.startswith("h16_") and f["ratio"] >= 500]
+    if not dense or not local:
+        return {"gap_nats": math.nan, "ratio": 0.0, "seeds": 0}
+    best = min(local, key=lambda f: f["loss"])
+    return {"gap_nats": best["loss"] - min(dense), "ratio": best["ratio"], "seeds": best["seeds"]}
+
+
+def save_curves(path: Path, steps: int) -> None:
+    """Draw the validation loss of every recipe against its ratio of bytes, as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    found = summary(steps)
+    best = min(f["loss"] for name, f in found.items() if name.startswith("dense"))
+    axes.axhspan(best, best + 0.03, color="#e3e6e8", label="within 0.03 nats of dense")
+    axes.axvline(500, color="#5b6770", linewidth=0.8, linestyle="--")
+    kinds = {"dense": "#24292f", "gradients": "#d1495b", "h4": "#b5a642", "h16": "#2e7d9a", "h32": "#7a9e3f"}
+    for kind, color in {**kinds, "h64": "#8e5ea2"}.items():
+        points = sorted((f["ratio"], f["loss"], name) for name, f in found.items() if name.split("_")[0] == kind)
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=color, label=kind)
+        for ratio, loss, name in points:
+            axes.annotate(name, (ratio, loss), xytext=(4, 3), textcoords="offset points", fontsize=7, color=color)
+    axes.set_xscale("log")
+    axes.set_xlabel("times fewer bytes than dense float32 in every step")
+    axes.set_ylabel("validation loss, nats per character")
+    axes.set_title(f"tinyshakespeare, {WORKERS} workers, AdamW, {steps} steps", loc="left")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", choices=sorted(RECIPES), default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--plot", action="store_true", help="draw results/local_steps.png from the rows")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    text = load_text()
+    for seed in arguments.seeds:
+        for name in arguments.recipes:
+            key = (name, str(seed), str(arguments.steps))
+            if any((r["recipe"], r["seed"], r["steps"]) == key for r in read_rows()):
+                continue
+            row = run(text, name, seed=seed, steps=arguments.steps)
+            print(row, flush=True)
+            write_rows("local_steps", [row])
+    if arguments.plot:
+        save_curves(RESULTS / "local_steps.png", arguments.steps)
+        print(local_bar(arguments.steps))
+
+
+if __name__ == "__main__":
+    main()
