@@ -108,6 +108,17 @@ def test_accumulate_adds_with_sign(problem, name):
     assert not out.any()
 
 
+@given(problems(), st.sampled_from(ALL))
+def test_accumulate_follows_either_layout(problem, name):
+    values, residual, groups = problem
+    frame = PRESETS[name].compress(values, groups)
+    like_values, like_residual = np.zeros_like(values), np.zeros_like(residual)
+    PRESETS[name].accumulate(frame, groups, like_values)
+    PRESETS[name].accumulate(frame, groups, like_residual, out_like_residual=True)
+    for size, value, kept in zip(groups.sizes, groups.value_starts, groups.residual_starts, strict=True):
+        assert like_values[value : value + size].tobytes() == like_residual[kept : kept + size].tobytes()
+
+
 def test_rans_preset_sends_the_same_values_in_fewer_bytes():
     values = np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
     groups = Groups([60_000, 40_000])
