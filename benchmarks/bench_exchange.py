@@ -34,7 +34,7 @@ def perceptron(width: int, depth: int) -> nn.Sequential:
 
 
 def _time_exchange(mebibytes: int, rounds: int) -> dict[str, Any]:
-    """Time one bucket-sized gradient through DDP's own all-reduce and through both exchanges."""
+    """Time one bucket-sized gradient through DDP's own all-reduce and the exchanges; 4 ranks also as 2 nodes of 2."""
     rank = dist.get_rank()
     rng = np.random.default_rng(rank)
     n = mebibytes * 2**18
@@ -46,11 +46,12 @@ def _time_exchange(mebibytes: int, rounds: int) -> dict[str, Any]:
         dist.all_reduce(vector)
         seconds["all_reduce"].append(perf_counter() - begin)
     rows: dict[str, Any] = {}
-    for name in ("all_gather", "two_phase"):
+    for name in ("all_gather", "two_phase", *(["hierarchical"] if dist.get_world_size() == 4 else [])):
+        nodes = [0, 0, 1, 1] if name == "hierarchical" else None
         for preset, compressor in (("THREE_LC", THREE_LC), ("THREE_LC_RANS", THREE_LC_RANS)):
             weight = nn.Parameter(torch.zeros(n // 64, 64))
             model = DistributedDataParallel(_Weight(weight), bucket_cap_mb=2 * mebibytes)
-            state = trafficzip.ddp.register(model, compressor, exchange=name)
+            state = trafficzip.ddp.register(model, compressor, exchange=name, nodes=nodes)
             times = []
             for _ in range(rounds + 10):  # the first ones build up the residual
                 gradient = torch.from_numpy(rng.standard_normal((n // 64, 64), dtype=np.float32))
@@ -65,6 +66,7 @@ def _time_exchange(mebibytes: int, rounds: int) -> dict[str, Any]:
                 "seconds": median(t[0] for t in kept),
                 "codec_s": median(t[1] for t in kept),
                 "bits_per_element_sent": 8 * median(t[2] for t in kept) / n,
+                "inside_bits_per_element_sent": 8 * state.stats().inside_bytes_sent / len(times) / n,
                 **ratios([t[0] for t in kept], seconds["all_reduce"]),
             }
     rows["all_reduce"] = {"seconds": median(seconds["all_reduce"]), "ratio": 1.0}
