@@ -3,7 +3,8 @@
     import trafficzip
     compression = trafficzip.ddp.register(model)  # model: DistributedDataParallel
 
-Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp` and `trafficzip.fsdp` do.
+Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp`,
+`trafficzip.fsdp` and `trafficzip.local_sgd` do.
 """
 
 from importlib import import_module
@@ -34,7 +35,7 @@ from trafficzip.presets import (
 from trafficzip.version import __version__
 
 if TYPE_CHECKING:
-    from trafficzip import ddp, fsdp
+    from trafficzip import ddp, fsdp, local_sgd
 
 __all__ = [
     "BFLOAT16",
@@ -57,11 +58,12 @@ __all__ = [
     "__version__",
     "ddp",
     "fsdp",
+    "local_sgd",
     "with_multiplier",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("ddp", "fsdp"):
+    if name in ("ddp", "fsdp", "local_sgd"):
         return import_module(f"trafficzip.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

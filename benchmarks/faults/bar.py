@@ -45,7 +45,8 @@ def _cannot_run(case: Any) -> str:
 def _line(verdict: Verdict) -> str:
     after = f", errors after {verdict.error_s:.1f} s" if verdict.error_s is not None else ""
     word = "ok  " if verdict.passed else "FAIL"
-    return f"{word}  {verdict.case.name}: expected {verdict.case.expected}, {verdict.seconds:.1f} s{after}\n      {verdict.found}"
+    first = f"{word}  {verdict.case.name}: expected {verdict.case.expected}, {verdict.seconds:.1f} s{after}"
+    return f"{first}\n      {verdict.found}"
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the ranks of a case train: a small network in several buckets, the same in every run, other data on each rank."""
+"""What the ranks of a case train: a small network in several buckets, the same in every run, other data per rank."""
 
 import hashlib
 from collections.abc import Iterable
