@@ -126,22 +126,54 @@ def traffic_10() -> list[Figure]:
     ]
 
 
+def cluster_6() -> list[Figure]:
+    """FSDP2 on 2 and 4 ranks: the loss curve against dense, in spreads of the dense seeds (10 minutes)."""
+    from benchmarks.bench_fsdp import fsdp_bar
+
+    found = fsdp_bar(methods=("s1.0",))
+    for (_, ranks, method), row in found.items():
+        print(f"{ranks} ranks, {method}: {row['bytes_ratio']:.1f} x fewer bytes, end gap {row['end_gap']:.4f} nats")
+    return [
+        Figure(f"{ranks} ranks, {method}: worst gap / spread over the curve", row["gap_over_spread"], 1)
+        for (_, ranks, method), row in found.items()
+    ]
+
+
+def cluster_7() -> list[Figure]:
+    """Local steps, H = 16, from the rows in results/ (an hour; bench_local_steps measures them)."""
+    from benchmarks.bench_local_steps import local_bar
+
+    found = local_bar()
+    return [
+        Figure("validation loss above dense, nats (means)", found["gap_nats"], 0.03),
+        Figure("times fewer bytes", found["ratio"], 500, at_most=False),
+    ]
+
+
+def cluster_8() -> list[Figure]:
+    """Scripted faults on real processes (minutes)."""
+    from benchmarks.faults.bar import faults_bar
+
+    found = faults_bar()
+    return [Figure("cases failed", found["failed"], 0), Figure("cases passed", found["passed"], 30, at_most=False)]
+
+
 BARS: dict[str, Callable[[], list[Figure]]] = {
-    f"traffic.{number}": function
-    for number, function in enumerate(
-        (
-            traffic_1,
-            traffic_2,
-            traffic_3,
-            traffic_4,
-            traffic_5,
-            traffic_6,
-            traffic_7,
-            traffic_8,
-            traffic_9,
-            traffic_10,
-        ),
-        start=1,
+    function.__name__.replace("_", "."): function
+    for function in (
+        traffic_1,
+        traffic_2,
+        traffic_3,
+        traffic_4,
+        traffic_5,
+        traffic_6,
+        traffic_7,
+        traffic_8,
+        traffic_9,
+        traffic_10,
+        cluster_6,
+        cluster_7,
+        cluster_8,
     )
 }
 
