@@ -7,12 +7,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 import trafficzip
 from trafficzip.ddp import Phase, Schedule
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+
+
+class Blocks(nn.Module):
+    """A model of two blocks, as FSDP2 users wrap them."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+
+    def forward(self, inputs):
+        return self.blocks(inputs)
 
 
 def test_python_blocks_run():
@@ -22,10 +34,19 @@ def test_python_blocks_run():
         dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 1), rank=0, world_size=1)
         try:
             for block in blocks:
-                names = {"network": nn.Linear(3, 2)}
+                network = nn.Linear(3, 2)
+                names = {
+                    "trafficzip": trafficzip,
+                    "network": network,
+                    "model": Blocks(),
+                    "mesh": init_device_mesh("cpu", (1,)),
+                    "optimizer": torch.optim.SGD(network.parameters(), 0.1),
+                    "batches": [torch.ones(1, 3)],
+                }
                 exec(block, names)
                 names["model"](torch.ones(1, 3)).sum().backward()
-                assert names["compression"].stats().steps == 1
+                handle = names.get("compression") or names["local"]
+                assert handle.stats().steps == 1 if "ddp.register" in block else handle.stats()
         finally:
             dist.destroy_process_group()
 
@@ -34,7 +55,7 @@ def test_calls_in_the_table_are_valid():
     calls = re.findall(r"`register\((model, .*?)\)`[:;|, ]", README)
     assert len(calls) >= 3
     names = {
-        "register": lambda model, compressor: compressor,
+        "register": lambda model, compressor=trafficzip.THREE_LC_RANS, **options: compressor,
         "model": None,
         "trafficzip": trafficzip,
         "Schedule": Schedule,
