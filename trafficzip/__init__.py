@@ -59,6 +59,7 @@ __all__ = [
     "ddp",
     "fsdp",
     "local_sgd",
+    "local_sgd",
     "with_multiplier",
 ]
 

@@ -110,7 +110,7 @@ def _hook_and_local(rank, world_size, compressor, exchange):
             net(_coefficients(rank, step)).backward()
             optimizer.step()
         local.step()
-    moved = sum(float(p.abs().sum()) for p in alone.parameters())
+    moved = sum(float(p.detach().abs().sum()) for p in alone.parameters())
     return digest(dense.module.parameters()), digest(alone.parameters()), moved
 
 
