@@ -1,6 +1,5 @@
 """The bar: all cases, a line each, and rows."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,8 +36,8 @@ def faults_bar(words: Sequence[str] = ()) -> dict[str, int]:
 
 
 def _cannot_run(case: Any) -> str:
-    if isinstance(case, Case) and case.network and os.geteuid() != 0:
-        return "network namespaces need root"
+    if isinstance(case, Case) and case.network:
+        return "links between namespaces are not built yet"
     return ""
 
 

@@ -164,13 +164,6 @@ def damages() -> list[Case]:
     cases.append(
         Case(name="a bit flipped in the settings", expected=ERROR, fault=Damage(how="flip", step=-1), says=says)
     )
-    cases += _both(
-        "a bit flipped in the last exchange, confirm",
-        ERROR,
-        fault=Damage(how="flip", step=7, call=-1),
-        says=says,
-        confirms=True,
-    )
     cases.append(
         Case(
             name="an error is caught and training goes on",

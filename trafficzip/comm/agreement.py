@@ -26,7 +26,8 @@ def agree(transport: Transport, description: Mapping[str, Any]) -> None:
         if _REFUSED in other:
             raise CollectiveError(f"rank {rank} refused to register: {other[_REFUSED]}")
     for rank, other in enumerate(others):
-        for key in sorted(description.keys() | others[0].keys() | other.keys()):
+        keys = description.keys() | others[0].keys() | other.keys()
+        for key in sorted(keys, key=lambda key: (key == "parameters", key)):  # what follows from other keys comes last
             if other.get(key) != others[0].get(key):
                 raise CollectiveError(
                     f"ranks disagree about {key}: rank 0 has {others[0].get(key)}, rank {rank} has {other.get(key)}"
