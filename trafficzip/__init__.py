@@ -59,7 +59,6 @@ __all__ = [
     "ddp",
     "fsdp",
     "local_sgd",
-    "local_sgd",
     "with_multiplier",
 ]
 
