@@ -18,6 +18,7 @@ LAYERS = [  # a module may import from lower rows, and from its own entry
     {"comm"},
     {"ddp", "fsdp", "local_sgd", "report"},
     {"demo"},
+    {"cluster"},
     {"cli"},
 ]
 OWNERS = {  # these packages are imported in these places only
@@ -56,7 +57,7 @@ def test_imports_point_down(path):
         else:
             assert top not in OWNERS, f"{place} imports {top}"
         if name.startswith("torch.distributed"):
-            assert own in ("comm", "ddp", "demo", "fsdp", "local_sgd"), f"{place} imports {name}"
+            assert own in ("cluster", "comm", "ddp", "demo", "fsdp", "local_sgd"), f"{place} imports {name}"
         if top == "trafficzip" and rest and rest[0] in LEVEL and own in LEVEL and rest[0] != own:
             assert LEVEL[rest[0]] < LEVEL[own], f"{place} imports {name}, which is not below it"
 
