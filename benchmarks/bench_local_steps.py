@@ -10,13 +10,15 @@ ring all-reduce. Every run is a row, and a run that has its row is not repeated.
 
 import argparse
 import csv
+import json
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,62 +31,74 @@ from trafficzip.comm.exchange import Codecs
 from trafficzip.comm.transport import local_transports
 from trafficzip.compressor import Compressor
 from trafficzip.local_sgd import LocalSteps
-from trafficzip.presets import BFLOAT16, FLOAT32, INT8, THREE_LC_RANS, with_multiplier
+from trafficzip.presets import BFLOAT16, FLOAT32, INT8, ONE_BIT, THREE_LC_RANS, with_multiplier
 
 WORKERS = 4
 BATCH = 4
 CONTEXT = 64
 WARMUP = 0.1
+POINTS = 10  # of the curve of a run
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 HELD_OUT = 0.1  # share of the text, its end, on which the loss is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a run is trained: AdamW's peak learning rate, and what is exchanged when.
+    """How a run is trained: AdamW's settings, and what is exchanged when.
 
-    every: inner steps between two rounds of local steps; 0 exchanges gradients in every step.
-    compressor: None for dense gradients.
+    kind: "dense", "gradients" (compressed in every step) or "local".
+    every: inner steps between two rounds of local steps.
+    dense_share: share of the run, from its begin, in which gradients travel dense.
+    batch: sequences per worker and step.
     """
 
-    lr: float
-    compressor: Compressor | None = None
+    kind: Literal["dense", "gradients", "local"]
     every: int = 0
+    compressor: Compressor = FLOAT32
+    small: Compressor = INT8
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
+    lr: float = 4e-3
+    beta1: float = 0.9
+    beta2: float = 0.99
+    dense_share: float = 0.0
+    batch: int = BATCH
 
 
-def _ternary(multiplier: float) -> Compressor:
-    return with_multiplier(THREE_LC_RANS, multiplier)
-
-
-RECIPES = {
-    "dense_lr1e-3": Recipe(1e-3),
-    "dense_lr2e-3": Recipe(2e-3),
-    "dense_lr4e-3": Recipe(4e-3),
-    "dense_lr8e-3": Recipe(8e-3),
-    "gradients_s1.0": Recipe(4e-3, _ternary(1.0)),
-    "gradients_s1.0_lr2e-3": Recipe(2e-3, _ternary(1.0)),
-    "gradients_s0.7": Recipe(4e-3, _ternary(0.7)),
-    "gradients_s0.7_lr2e-3": Recipe(2e-3, _ternary(0.7)),
+COMPRESSORS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "sign": ONE_BIT}
+NUMBERS = {
+    "outer": "outer_lr",
+    "m": "outer_momentum",
+    "lr": "lr",
+    "beta1-": "beta1",
+    "beta2-": "beta2",
+    "dense": "dense_share",
+    "batch": "batch",
 }
-for _every in (4, 16, 32, 64):
-    for _name, _compressor in {
-        "float32": FLOAT32,
-        "bfloat16": BFLOAT16,
-        "int8": INT8,
-        "s1.0": _ternary(1.0),
-        "s0.7": _ternary(0.7),
-        "s0.5": _ternary(0.5),
-    }.items():
-        for _outer, _rates in {
-            "": (0.7, 0.9),  # DiLoCo's own
-            "_outer0.7_m0.5": (0.7, 0.5),
-            "_outer1.0_m0.5": (1.0, 0.5),
-            "_outer1.0_m0": (1.0, 0.0),
-        }.items():
-            RECIPES[f"h{_every}_{_name}{_outer}"] = Recipe(4e-3, _compressor, _every, *_rates)
-            RECIPES[f"h{_every}_{_name}{_outer}_lr8e-3"] = Recipe(8e-3, _compressor, _every, *_rates)
+
+
+def recipe_of(name: str) -> Recipe:
+    """Read a recipe's name: words joined by underscores, such as h16_s0.7_outer1.0_m0.5_lr4e-3.
+
+    The first word is dense, gradients, or h<steps between rounds>; s<multiplier>, sign, int8, bfloat16 and float32 say
+    what is exchanged, small-<one of these> what small tensors go through, and NUMBERS lists the others.
+    """
+    first, *words = name.split("_")
+    settings: dict[str, Any] = {"kind": first}
+    if first not in ("dense", "gradients"):
+        settings = {"kind": "local", "every": int(first.removeprefix("h"))}
+    for word in words:
+        if word in COMPRESSORS:
+            settings["compressor"] = COMPRESSORS[word]
+        elif word.startswith("small-"):
+            settings["small"] = COMPRESSORS[word.removeprefix("small-")]
+        elif word[0] == "s":
+            settings["compressor"] = with_multiplier(THREE_LC_RANS, float(word[1:]))
+        else:
+            key = next(key for key in NUMBERS if word.startswith(key) and (word[len(key)].isdigit()))
+            number = float(word[len(key) :])
+            settings[NUMBERS[key]] = int(number) if key == "batch" else number
+    return Recipe(**settings)
 
 
 class Block(nn.Module):
@@ -102,8 +116,11 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
         parts = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
-        heads = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).reshape(3, batch * self.heads, length, -1).unbind(0)
+        future = torch.full((length, length), -math.inf).triu(1)
+        # written out: torch's fused attention is ten times slower with products of bfloat16 inputs on small heads
+        weights = torch.baddbmm(future, q, k.transpose(1, 2), alpha=(width // self.heads) ** -0.5).softmax(-1)
+        heads = torch.bmm(weights, v).view(batch, self.heads, length, -1)
         x = x + self.out(heads.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
@@ -134,8 +151,8 @@ class Text:
     valid: torch.Tensor
     symbols: int
 
-    def batch(self, generator: torch.Generator) -> torch.Tensor:
-        starts = torch.randint(0, len(self.train) - CONTEXT, (BATCH, 1), generator=generator)
+    def batch(self, generator: torch.Generator, size: int = BATCH) -> torch.Tensor:
+        starts = torch.randint(0, len(self.train) - CONTEXT, (size, 1), generator=generator)
         return self.train[starts + torch.arange(CONTEXT + 1)]
 
 
@@ -161,8 +178,9 @@ def validation_loss(text: Text, network: nn.Module, windows: int = 768) -> float
         return sum(loss_of(network, part).item() * len(part) for part in every.split(64)) / windows
 
 
-def _adamw(network: nn.Module, lr: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.1)
+def _adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    betas = (recipe.beta1, recipe.beta2)
+    return torch.optim.AdamW(network.parameters(), lr=recipe.lr, betas=betas, weight_decay=0.1, fused=True)
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -170,50 +188,58 @@ def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def train_gradients(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int) -> float:
+Report = Callable[[int, float], None]  # told the steps done and the bytes that one worker has sent
+
+
+def train_gradients(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int, report: Report) -> float:
     """Train with the workers' gradients averaged in every step; give the bytes that one worker sent."""
     cluster = Cluster(network, WORKERS)
+    codecs = Codecs(push=recipe.compressor, pull=recipe.compressor, small=recipe.small)
     generators = [torch.Generator().manual_seed(1000 * seed + rank) for rank in range(WORKERS)]
-    optimizer = _adamw(network, recipe.lr)
+    optimizer = _adamw(network, recipe)
+    dense_steps = steps if recipe.kind == "dense" else round(recipe.dense_share * steps)
     for step in range(steps):
         _set_lr(optimizer, learning_rate(step, steps, recipe.lr, WARMUP))
-        batches = [text.batch(generator) for generator in generators]
+        batches = [text.batch(generator, recipe.batch) for generator in generators]
         optimizer.zero_grad()
-        if recipe.compressor is None:
+        if step < dense_steps:
             loss_of(network, torch.cat(batches)).backward()  # equal batches: the mean of the workers' gradients
         else:
             gradients = []
             for batch in batches:
                 parts = torch.autograd.grad(loss_of(network, batch), cluster.tensors)
                 gradients.append(torch.cat([part.reshape(-1) for part in parts]).numpy())
-            codecs = Codecs(push=recipe.compressor, pull=recipe.compressor, small=BFLOAT16)
             mean, _ = cluster.mean(gradients, codecs)
             at = 0
             for tensor in cluster.tensors:
                 tensor.grad = torch.from_numpy(mean[at : at + tensor.numel()]).view(tensor.shape)
                 at += tensor.numel()
         optimizer.step()
+        report(step + 1, cluster.dense_bytes(min(step + 1, dense_steps)) + cluster.sent_bytes())
     cluster.pool.shutdown()
-    return cluster.dense_bytes(steps) if recipe.compressor is None else cluster.sent_bytes()
+    return cluster.dense_bytes(dense_steps) + cluster.sent_bytes()
 
 
-def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int) -> float:
+def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, steps: int, report: Report) -> float:
     """Train with local steps, and leave in `network` what the workers agreed on; give the bytes that one sent."""
-    assert recipe.compressor is not None
     replicas = [network] + [deepcopy(network) for _ in range(WORKERS - 1)]
-    optimizers = [_adamw(replica, recipe.lr) for replica in replicas]
+    optimizers = [_adamw(replica, recipe) for replica in replicas]
     generators = [torch.Generator().manual_seed(1000 * seed + rank) for rank in range(WORKERS)]
     transports = local_transports(WORKERS, timeout_s=300)
 
     def register(rank: int) -> LocalSteps:
         return LocalSteps(
             replicas[rank],
-            recipe.compressor or FLOAT32,
+            recipe.compressor,
             every=recipe.every,
             outer_lr=recipe.outer_lr,
             outer_momentum=recipe.outer_momentum,
+            small=recipe.small,
             transport=transports[rank],
         )
+
+    def sent() -> float:
+        return (sum(t.meter.bytes_sent for t in transports) - begin) / WORKERS
 
     with ThreadPoolExecutor(WORKERS) as pool:
         workers = list(pool.map(register, range(WORKERS)))
@@ -222,39 +248,49 @@ def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, st
             for replica, optimizer, generator in zip(replicas, optimizers, generators, strict=True):
                 _set_lr(optimizer, learning_rate(step, steps, recipe.lr, WARMUP))
                 optimizer.zero_grad()
-                loss_of(replica, text.batch(generator)).backward()
+                loss_of(replica, text.batch(generator, recipe.batch)).backward()
                 optimizer.step()
             list(pool.map(LocalSteps.step, workers))
+            report(step + 1, sent())
         if steps % recipe.every:
             list(pool.map(LocalSteps.agree, workers))
-    return (sum(t.meter.bytes_sent for t in transports) - begin) / WORKERS
+    return sent()
 
 
-def run(text: Text, name: str, *, seed: int, steps: int) -> dict[str, Any]:
+def run(text: Text, name: str, *, seed: int, steps: int, matmul: str = "bfloat16") -> dict[str, Any]:
     """Train once and measure: one row."""
-    recipe = RECIPES[name]
+    recipe = recipe_of(name)
     torch.manual_seed(seed)
     network = Transformer(text.symbols)
-    begin = perf_counter()
-    train = train_local if recipe.every else train_gradients
-    sent = train(text, recipe, network, seed=seed, steps=steps)
     elements = sum(p.numel() for p in network.parameters())
+    begin = perf_counter()
+    curve: list[tuple[int, float, int]] = []
+
+    def report(done: int, sent: float) -> None:
+        if done % (steps // POINTS) == 0 and done < steps:
+            curve.append((done, round(validation_loss(text, network), 4), round(sent)))
+
+    train = train_local if recipe.kind == "local" else train_gradients
+    sent = train(text, recipe, network, seed=seed, steps=steps, report=report)
+    curve.append((steps, round(validation_loss(text, network), 4), round(sent)))
     dense = steps * 2 * (WORKERS - 1) / WORKERS * 4 * elements
     return {
         "recipe": name,
         "seed": seed,
         "steps": steps,
         "workers": WORKERS,
-        "batch_per_worker": BATCH,
+        "batch_per_worker": recipe.batch,
         "parameters": elements,
         "every": recipe.every,
         "lr": recipe.lr,
         "outer_lr": recipe.outer_lr if recipe.every else "",
         "outer_momentum": recipe.outer_momentum if recipe.every else "",
-        "validation_loss": round(validation_loss(text, network), 4),
+        "validation_loss": curve[-1][1],
         "bytes_sent_per_worker": round(sent),
         "ratio": round(dense / sent, 1),
         "seconds": round(perf_counter() - begin),
+        "matmul": matmul,
+        "curve": json.dumps(curve),
     }
 
 
@@ -323,17 +359,18 @@ def save_curves(path: Path, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", choices=sorted(RECIPES), default=[])
+    parser.add_argument("--recipes", nargs="+", default=[], help=recipe_of.__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--plot", action="store_true", help="draw results/local_steps.png from the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")  # matrix products of bfloat16 inputs, where the processor has them
     text = load_text()
     for seed in arguments.seeds:
         for name in arguments.recipes:
-            key = (name, str(seed), str(arguments.steps))
-            if any((r["recipe"], r["seed"], r["steps"]) == key for r in read_rows()):
+            key = (name, str(seed), str(arguments.steps), "bfloat16")
+            if any((r["recipe"], r["seed"], r["steps"], r.get("matmul")) == key for r in read_rows()):
                 continue
             row = run(text, name, seed=seed, steps=arguments.steps)
             print(row, flush=True)
