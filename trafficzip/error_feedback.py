@@ -50,6 +50,16 @@ class ErrorFeedback:
         """Restore every residual; nothing changes if one does not fit.
 
         Raises:
+            ConfigError: as `check_state_dict`.
+        """
+        self.check_state_dict(state)
+        for key, residual in state.items():
+            self[key][:] = residual
+
+    def check_state_dict(self, state: Mapping[str, F32]) -> None:
+        """Check that a state fits here.
+
+        Raises:
             ConfigError: keys, sizes or dtypes differ, or a residual is not finite.
         """
         if state.keys() != self.sizes.keys():
@@ -62,5 +72,3 @@ class ErrorFeedback:
                 )
             if not np.isfinite(residual).all():
                 raise ConfigError(f"residual of {key} is not finite")
-        for key, residual in state.items():
-            self[key][:] = residual

@@ -272,6 +272,35 @@ def test_states_that_do_not_fit_are_refused(ranks):
             assert expected in message
 
 
+def _load_apart(rank, world_size, early, late, wrong):
+    worker = Worker(rank, exchange="two_phase")
+    worker.local.load_state_dict(early[rank])
+    before = worker.local.state_dict()
+    messages = []
+    for state in ((late if rank else early)[rank], wrong if rank else early[rank]):
+        try:
+            worker.local.load_state_dict(state)
+        except (CollectiveError, ConfigError) as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    after = worker.local.state_dict()
+    same = all(torch.equal(before["worker"][name], part) for name, part in after["worker"].items())
+    same &= torch.equal(before["agreed"], after["agreed"]) and before["rounds"] == after["rounds"]
+    worker.local.load_state_dict(late[rank])  # and the next load works
+    return messages, same, worker.local.stats().rounds
+
+
+def test_states_of_different_rounds_are_refused_on_every_rank(ranks):
+    """Ranks that stopped while they saved: going on from two rounds would train two models."""
+    early, late = ([state for state, _ in ranks(2, _save, steps)] for steps in (4, 8))
+    results = ranks(2, _load_apart, early, late, {**early[1], "velocity": torch.zeros(3)})
+    for messages, same, rounds in results:
+        assert "ranks disagree about agreed" in messages[0] or "ranks disagree about rounds" in messages[0]
+        assert same
+        assert rounds == 2
+    assert results[0][0][1].startswith("CollectiveError: rank 1 refused")
+    assert results[1][0][1].startswith("ConfigError: state of local steps: velocity has 3 elements")
+
+
 def _disagree(rank, world_size, options):
     try:
         LocalSteps(mlp(), timeout_s=30.0, **(options if rank == 1 else {}))

@@ -1,5 +1,6 @@
 """Saved state of local steps: plain tensors and numbers, which torch.load(weights_only=True) reads."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,11 @@ def check_state(state: Mapping[str, Any]) -> None:
                     raise ConfigError(f"state of local steps: owner {name} must be one residual by its start")
                 (part,) = part.values()
             _check_flat(f"{key} {name}", part)
+
+
+def digest(part: torch.Tensor) -> str:
+    """Give a short digest of a flat float32 tensor, by which ranks compare what must be equal."""
+    return hashlib.sha256(part.contiguous().numpy().data).hexdigest()[:16]
 
 
 def _check_flat(where: str, part: Any) -> None:

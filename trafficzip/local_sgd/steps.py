@@ -19,9 +19,10 @@ from trafficzip.error_feedback import starts_of
 from trafficzip.errors import ConfigError
 from trafficzip.local_sgd.config import BufferRule, Config, ExchangeName
 from trafficzip.local_sgd.outer import OuterStep
-from trafficzip.local_sgd.state import STATE_VERSION, check_state
+from trafficzip.local_sgd.state import STATE_VERSION, check_state, digest
 from trafficzip.local_sgd.stats import LocalStats
 from trafficzip.local_sgd.tensors import (
+    F32,
     all_tensors,
     averaged_buffers,
     mean_of_ranks,
@@ -214,12 +215,37 @@ class LocalSteps:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave on this rank, or what `merge_state_dicts` made for any number of ranks.
 
-        A rank's own state leaves the model as it is: restore it, and the optimizer, beside. The run then goes on bit
-        for bit. A merged state also puts the agreed model and buffers into the model, so a rank that joins has them.
+        A collective call: all ranks load between the same two steps, and check that their states are of one round. A
+        rank's own state leaves the model as it is: restore it, and the optimizer, beside. The run then goes on bit for
+        bit. A merged state also puts the agreed model and buffers into the model, so a rank that joins has them.
 
         Raises:
-            ConfigError: the state is another rank's, another world size's or another model's; nothing has changed.
+            ConfigError: the state is another rank's, another world size's or another model's.
+            CollectiveError: another rank's state did not fit, or the ranks' states are of different rounds.
+            In either case nothing has changed on any rank.
         """
+        with refusing(self.transport):
+            self._check_fits(state)
+        numbers = {key: int(state[key]) for key in ("steps", "steps_in_round", "rounds", "skipped_rounds")}
+        agree(self.transport, {**numbers, **{key: digest(state[key]) for key in ("agreed", "velocity", "buffers")}})
+        merged = state["world_size"] == 0
+        self.exchange.worker.load_state_dict({name: part.numpy() for name, part in state["worker"].items()})
+        if merged:
+            self.exchange.owner.reset()
+        else:
+            self.exchange.owner.load_state_dict(_owned(state))
+        for key, array in self._kept().items():
+            array[:] = state[key].numpy()
+        self.steps, self._steps_in_round = numbers["steps"], numbers["steps_in_round"]
+        self._rounds, self._skipped_rounds = numbers["rounds"], numbers["skipped_rounds"]
+        if merged:
+            write(self._outer.agreed, self._tensors)
+            write(self._agreed_buffers, self._buffers)
+
+    def _kept(self) -> dict[str, F32]:
+        return {"agreed": self._outer.agreed, "velocity": self._outer.velocity, "buffers": self._agreed_buffers}
+
+    def _check_fits(self, state: Mapping[str, Any]) -> None:
         check_state(state)
         merged = state["world_size"] == 0
         here = {"world_size": self.transport.world_size, "rank": self.transport.rank, "exchange": self._kind}
@@ -229,22 +255,15 @@ class LocalSteps:
                 f"state of local steps has {wrong}, this rank has { {key: here[key] for key in wrong} }; where the "
                 "number of ranks or the exchange has changed, load merge_state_dicts(states of all ranks) on every rank"
             )
-        kept = {
-            "agreed": self._outer.agreed,
-            "velocity": self._outer.velocity,
-            "buffers": self._agreed_buffers,
-        }
-        for key, array in kept.items():
+        for key, array in self._kept().items():
             if state[key].numel() != array.size:
                 raise ConfigError(f"state of local steps: {key} has {state[key].numel()} elements, here {array.size}")
-        self._load_residuals(state, merged=merged)
-        for key, array in kept.items():
-            array[:] = state[key].numpy()
-        self.steps, self._steps_in_round = int(state["steps"]), int(state["steps_in_round"])
-        self._rounds, self._skipped_rounds = int(state["rounds"]), int(state["skipped_rounds"])
-        if merged:
-            write(self._outer.agreed, self._tensors)
-            write(self._agreed_buffers, self._buffers)
+        starts = {piece.parameter.name: piece.start for piece in self._layout.owner}
+        if not merged and {name: next(iter(parts)) for name, parts in state["owner"].items()} != starts:
+            raise ConfigError("state of local steps is of another model: its rank owned other pieces of the parameters")
+        self.exchange.worker.check_state_dict({name: part.numpy() for name, part in state["worker"].items()})
+        if not merged:
+            self.exchange.owner.check_state_dict(_owned(state))
 
     # ---- a round ----
 
@@ -264,18 +283,6 @@ class LocalSteps:
             self._agreed_buffers = buffers
         return False
 
-    def _load_residuals(self, state: Mapping[str, Any], *, merged: bool) -> None:
-        worker, owner = self.exchange.worker, self.exchange.owner
-        starts = {piece.parameter.name: piece.start for piece in self._layout.owner}
-        if not merged and {name: next(iter(parts)) for name, parts in state["owner"].items()} != starts:
-            raise ConfigError("state of local steps is of another model: its rank owned other pieces of the parameters")
-        owned = {name: next(iter(parts.values())).numpy() for name, parts in state["owner"].items()}
-        kept = owner.state_dict()
-        owner.load_state_dict(
-            {name: np.zeros(size, np.float32) for name, size in owner.sizes.items()} if merged else owned
-        )
-        try:
-            worker.load_state_dict({name: part.numpy() for name, part in state["worker"].items()})
-        except ConfigError:
-            owner.load_state_dict(kept)
-            raise
+
+def _owned(state: Mapping[str, Any]) -> dict[str, F32]:
+    return {name: next(iter(parts.values())).numpy() for name, parts in state["owner"].items()}
