@@ -6,7 +6,7 @@ from trafficzip.demo.data import load_digits
 from trafficzip.demo.measure import all_reduce_bytes, loopback_bytes, parameter_digest
 from trafficzip.demo.networks import DigitsNet
 from trafficzip.demo.settings import RECIPES
-from trafficzip.demo.train import Compression, _lr_share, train
+from trafficzip.demo.train import Compression, learning_rate_share, train
 from trafficzip.presets import THREE_LC
 
 
@@ -38,7 +38,7 @@ def test_one_rank_trains(group_of_one, compression):
 
 
 def test_learning_rate_rises_then_falls():
-    shares = [_lr_share(step, 100, warmup=0.1) for step in range(100)]
+    shares = [learning_rate_share(step, 100, warmup=0.1) for step in range(100)]
     top = shares.index(max(shares))
     assert 0 < shares[0] < 0.2
     assert 8 <= top <= 11

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from trafficzip.cli.bench import bench
 from trafficzip.cli.demo import demo
 from trafficzip.version import __version__
 
@@ -14,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

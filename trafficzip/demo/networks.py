@@ -31,17 +31,25 @@ class DigitsNet(nn.Module):
 class ResNet20(nn.Module):
     """ResNet-20 with 16, 32 and 64 channels and parameter-free shortcuts, 269,722 parameters.
 
+    width: channels of the first of three stages; parameters grow with its square.
+    in_channels: of the images.
+    patch: side of the squares of pixels that the first layer makes one of; compute falls with its square.
+
     Source: He, Zhang, Ren, Sun 2015, section 4.2, shortcut A.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, width: int = 16, in_channels: int = 3, patch: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _layer(16, 16)
-        self.layer2 = _layer(16, 32)
-        self.layer3 = _layer(32, 64)
-        self.linear = nn.Linear(64, 10)
+        self.conv1 = (
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+            if patch == 1
+            else nn.Conv2d(in_channels, width, patch, stride=patch, bias=False)
+        )
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _layer(width, width)
+        self.layer2 = _layer(width, 2 * width)
+        self.layer3 = _layer(2 * width, 4 * width)
+        self.linear = nn.Linear(4 * width, 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -49,7 +57,7 @@ class ResNet20(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Give the classes' logits.
 
-        images: float32 [n, 3, 32, 32].  Returns: float32 [n, 10].
+        images: float32 [n, in_channels, 32, 32], or of other sizes.  Returns: float32 [n, 10].
         """
         x = functional.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))

@@ -88,7 +88,7 @@ def train(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.peak_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    batches = _batches(dataset, recipe.batch_size, seed=seed)
+    batches = rank_batches(dataset, recipe.batch_size, seed=seed)
     losses, step_s, counters = [], [], []
     dist.barrier()
     before = loopback_bytes()
@@ -96,7 +96,7 @@ def train(
     for step in range(num_steps):
         begin = perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = recipe.peak_lr * _lr_share(step, num_steps, warmup=recipe.warmup)
+            group["lr"] = recipe.peak_lr * learning_rate_share(step, num_steps, warmup=recipe.warmup)
         images, labels = next(batches)
         loss = functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
@@ -147,7 +147,7 @@ def _result(
     return RunResult(
         world_size=len(ranks),
         num_elements=num_elements,
-        accuracy=_accuracy(network, dataset),
+        accuracy=test_accuracy(network, dataset),
         losses=[sum(step) / len(ranks) for step in zip(*(rank["losses"] for rank in ranks), strict=True)],
         step_s=ranks[0]["step_s"],
         wire_bytes=ranks[0]["wire"] or None,
@@ -160,13 +160,13 @@ def _result(
     )
 
 
-def _lr_share(step: int, num_steps: int, *, warmup: float) -> float:
+def learning_rate_share(step: int, num_steps: int, *, warmup: float) -> float:
     """Give the share of the peak learning rate: up in a line over the share `warmup`, then down a cosine to 0."""
     done = (step + 1) / (num_steps + 1)
     return done / warmup if done < warmup else (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 
-def _batches(dataset: Dataset, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def rank_batches(dataset: Dataset, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this rank's part of every batch, for ever; all ranks shuffle alike, each pass anew."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     shuffle = torch.Generator().manual_seed(seed)
@@ -182,7 +182,7 @@ def _batches(dataset: Dataset, batch_size: int, *, seed: int) -> Iterator[tuple[
 
 
 @torch.no_grad()
-def _accuracy(network: nn.Module, dataset: Dataset) -> float:
+def test_accuracy(network: nn.Module, dataset: Dataset) -> float:
     """Classify the test images, each rank its share, with the mean of the ranks' batch-norm statistics."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     for buffer in network.buffers():
