@@ -21,7 +21,7 @@ def agree(transport: Transport, description: Mapping[str, Any]) -> None:
     Raises:
         CollectiveError: an entry differs, or a rank refused; on every rank.
     """
-    others = _gather(transport, description)
+    others = gather_plain(transport, description)
     for rank, other in enumerate(others):
         if _REFUSED in other:
             raise CollectiveError(f"rank {rank} refused to register: {other[_REFUSED]}")
@@ -40,7 +40,7 @@ def refusing(transport: Transport) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        _gather(transport, {_REFUSED: str(error)})  # the others must not wait for a rank that gives up
+        gather_plain(transport, {_REFUSED: str(error)})  # the others must not wait for a rank that gives up
         raise
 
 
@@ -50,11 +50,17 @@ def failing(transport: Transport) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        transport.fail(str(error) if isinstance(error, TrafficzipError) else f"{type(error).__name__}: {error}")
+        tell_failure(transport, error)
         raise
 
 
-def _gather(transport: Transport, description: Mapping[str, Any]) -> list[dict[str, Any]]:
-    text = json.dumps(description, sort_keys=True).encode()
+def tell_failure(transport: Transport, error: Exception) -> None:
+    """Tell every other rank why this one cannot go on."""
+    transport.fail(str(error) if isinstance(error, TrafficzipError) else f"{type(error).__name__}: {error}")
+
+
+def gather_plain(transport: Transport, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give what every rank gave, plain data, in rank order; a collective call."""
+    text = json.dumps(plain, sort_keys=True).encode()
     answers = transport.all_gather(np.frombuffer(text, np.uint8), limit=_MAX_BYTES)
     return [json.loads(answer.tobytes()) for answer in answers]

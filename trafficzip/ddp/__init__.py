@@ -16,11 +16,12 @@ from trafficzip.comm.agreement import agree, refusing
 from trafficzip.comm.nodes import Nodes, gather_nodes
 from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
-from trafficzip.ddp.config import Config, ExchangeName
-from trafficzip.ddp.hook import GradientCompression, TensorFuture
+from trafficzip.ddp.config import Config, ExchangeName, Overlap
+from trafficzip.ddp.hook import GradientCompression
 from trafficzip.ddp.schedule import DEFAULT_SCHEDULE, Phase, Schedule, constant
 from trafficzip.ddp.state import merge_state_dicts
 from trafficzip.ddp.stats import ParameterStats, Stats
+from trafficzip.ddp.step import TensorFuture
 from trafficzip.errors import ConfigError
 from trafficzip.presets import INT8
 
@@ -47,6 +48,7 @@ def register(
     small_elements: int = 256,
     exchange: ExchangeName = "auto",
     nodes: Sequence[int] | None = None,
+    overlap: Overlap = "auto",
     grad_scaler: Any = None,
     num_threads: int = 1,
     timeout_s: float = 300.0,
@@ -63,6 +65,9 @@ def register(
         hierarchical where there are several nodes and some have several ranks, else all-gather up to 3 ranks and
         two-phase beyond.
     nodes: the node of each rank, under any numbers; by default ranks on one host and of one torchrun agent share one.
+    overlap: True exchanges all buckets but the last on a thread while the backward pass goes on, False does not, and
+        "auto" runs a few steps each way in turn, once there are several buckets, and keeps the faster. The bits are the
+        same.
     grad_scaler: the GradScaler of the run, if it uses one, so that residuals follow its scale.
     num_threads: cores for the codec; the bytes do not depend on it.
     timeout_s: bound, in seconds, of every wait for another rank.
@@ -86,6 +91,7 @@ def register(
             small_elements=small_elements,
             exchange=exchange,
             nodes=found if nodes is None else Nodes(nodes),
+            overlap=overlap,
         )
         _check_model(model)
         state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)

@@ -14,6 +14,7 @@ from trafficzip.ddp.schedule import Schedule
 from trafficzip.errors import ConfigError
 from trafficzip.version import __version__
 
+Overlap = bool | Literal["auto"]
 ExchangeName = Literal["auto", "all_gather", "two_phase", "hierarchical"]
 _EXCHANGES = ("auto", "all_gather", "two_phase", "hierarchical")
 _ALL_GATHER_UP_TO = 3  # ranks: beyond, gathering every rank's frames costs more bytes than two phases
@@ -29,6 +30,7 @@ class Config:
     exchange: "all_gather", "two_phase", "hierarchical", or "auto": hierarchical where several of several nodes' ranks
         share a node, else all-gather up to 3 ranks and two-phase beyond.
     nodes: the nodes of the ranks, if known; else each rank has its own.
+    overlap: whether early buckets are exchanged during the backward pass; "auto" measures both.
     """
 
     schedule: Schedule
@@ -36,10 +38,13 @@ class Config:
     small_elements: int
     exchange: ExchangeName
     nodes: Nodes | None = None
+    overlap: Overlap = "auto"
 
     def __post_init__(self) -> None:
         if self.exchange not in _EXCHANGES:
             raise ConfigError(f"exchange must be one of {_EXCHANGES}, got {self.exchange!r}")
+        if self.overlap not in (True, False, "auto"):
+            raise ConfigError(f'overlap must be True, False or "auto", got {self.overlap!r}')
         if self.small_elements < 0:
             raise ConfigError(f"small_elements must be >= 0, got {self.small_elements}")
 
@@ -66,6 +71,7 @@ class Config:
             "small": self.small.to_dict(),
             "small_elements": self.small_elements,
             "exchange": self.exchange,
+            "overlap": self.overlap,
             "nodes": list(self.nodes.of_rank) if self.nodes else None,
             "parameters": f"{len(parameters)} ({hashlib.sha256(sizes.encode()).hexdigest()[:16]})",
         }

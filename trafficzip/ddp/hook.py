@@ -1,20 +1,22 @@
 """The DDP communication hook: a step state machine over buckets, and everything a user can ask of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from trafficzip.comm.assembly import make_exchange
-from trafficzip.comm.exchange import Codecs, Pending
-from trafficzip.comm.layout import Parameter, Shard
+from trafficzip.comm.agreement import failing, tell_failure
+from trafficzip.comm.exchange import Pending
+from trafficzip.comm.layout import Parameter
 from trafficzip.comm.transport import Transport
 from trafficzip.ddp.config import Config
+from trafficzip.ddp.exchanges import Exchanges
+from trafficzip.ddp.plan import DENSE, Mode, Plan
+from trafficzip.ddp.policy import follow
 from trafficzip.ddp.state import (
     STATE_VERSION,
     check_state,
@@ -24,27 +26,12 @@ from trafficzip.ddp.state import (
     sum_pending,
 )
 from trafficzip.ddp.stats import Stats, make_stats
+from trafficzip.ddp.step import Bucket, Step, TensorFuture
+from trafficzip.ddp.trials import StepLog
+from trafficzip.ddp.worker import Worker
 from trafficzip.error_feedback import starts_of
-from trafficzip.errors import ConfigError, TrafficzipError
-from trafficzip.kernels import as_array
+from trafficzip.errors import ConfigError
 from trafficzip.metrics import TrafficMeter
-
-TensorFuture = torch.futures.Future[torch.Tensor]
-
-
-@dataclass(slots=True, eq=False)
-class _Bucket:
-    """A bucket of the step in progress: DDP's tensor, its future, and the exchange's half-done work."""
-
-    tensor: torch.Tensor
-    future: TensorFuture
-    pending: Pending
-
-
-@dataclass(slots=True, eq=False)
-class _Step:
-    codecs: Codecs | None  # None: dense
-    buckets: list[_Bucket] = field(default_factory=list)
 
 
 class GradientCompression:
@@ -76,12 +63,16 @@ class GradientCompression:
         self._enabled = True
         self._group = model.process_group
         self.exchange_kind = config.exchange_for(transport.world_size)
-        self.exchange, self.layout = make_exchange(
+        self._exchanges = Exchanges(
             self.exchange_kind, transport, self.parameters, nodes=config.nodes, num_threads=num_threads
         )
+        self.exchange, self.layout = self._exchanges.main, self._exchanges.layout
+        self._worker = Worker()
+        self._log = StepLog()
+        everyone = transport.among(range(transport.world_size), meter=TrafficMeter())
+        self._plans = follow(Plan.of(Mode(self.exchange_kind, "schedule")), config.overlap, self._log, everyone)
         self._loss_scale = self._current_loss_scale()
-        self._shards: dict[tuple[tuple[str, int], ...], list[Shard]] = {}
-        self._current: _Step | None = None
+        self._current: Step | None = None
         self._last: list[Pending] = []
         self._compressed_steps = 0
         self._skipped_steps = 0
@@ -122,6 +113,7 @@ class GradientCompression:
 
         A dense collective call. Returns: float32 tensors of the parameters' shapes, equal on every rank.
         """
+        self._worker.drain()
         self._follow_loss_scale()
         sizes = {p.name: p.size for p in self.parameters}
         starts = starts_of(sizes)
@@ -164,6 +156,7 @@ class GradientCompression:
             ConfigError: the state is another rank's, another world size's or another model's; nothing has changed.
         """
         check_state(state)
+        self._worker.drain()
         if state["world_size"] == 0:
             load_merged(self.exchange, self.layout, state, self.parameters)
         else:
@@ -193,33 +186,51 @@ class GradientCompression:
 
     def on_bucket(self, bucket: GradBucket) -> TensorFuture:
         """Exchange one bucket. Futures of compressed buckets complete with the step's last bucket."""
+        try:
+            return self._take(bucket)
+        except Exception as error:
+            self._current = None
+            self._worker.abandon()  # it must not use the transport any more
+            tell_failure(self.transport, error)
+            raise
+
+    def _take(self, bucket: GradBucket) -> TensorFuture:
         tensor = bucket.buffer()
         if bucket.index() == 0 or self._current is None:
             self._begin_step()
-        current = cast(_Step, self._current)
-        if current.codecs is None:
+        current = cast(Step, self._current)
+        current.sizes.append(tensor.numel())
+        if current.plan.dense or current.pair is None:
             if bucket.is_last():
-                self._end_step()
+                self._end_step(committed=False)
             return self._dense(tensor)
-        future: TensorFuture = torch.futures.Future()
-        try:
-            current.buckets.append(_Bucket(tensor, future, self._start(bucket, tensor, current.codecs)))
-            if bucket.is_last():
-                self._finish(current)
-        except Exception as error:
-            self._current = None
-            reason = str(error) if isinstance(error, TrafficzipError) else f"{type(error).__name__}: {error}"
-            self.transport.fail(reason)
-            raise
-        return future
+        mode = current.plan.mode_for(tensor.numel())
+        exchange, shards = self._exchanges.of_bucket(mode.exchange, self._starts(bucket, tensor))
+        entry = Bucket(tensor, exchange, shards, mode.codecs(current.pair, self.config.small))
+        current.buckets.append(entry)
+        if bucket.is_last():
+            self._worker.drain()
+            entry.start()
+            self._finish(current)
+        elif current.plan.overlap:
+            self._worker.submit(partial(self._start_apart, entry))
+        else:
+            entry.start()
+        return entry.future
+
+    def _start_apart(self, entry: Bucket) -> None:
+        with failing(self.transport):  # other ranks learn it now, this one's backward pass at its next bucket
+            entry.start()
 
     def _begin_step(self) -> None:
+        self._worker.drain()  # a backward pass that broke off may have left buckets
         self._before_step = self.transport.meter.copy()
         self._follow_loss_scale()
         pair = self.config.schedule.at(self.step) if self._enabled and self.transport.world_size > 1 else None
-        self._current = _Step(Codecs(push=pair[0], pull=pair[1], small=self.config.small) if pair else None)
+        self._current = Step(next(self._plans) if pair else DENSE, pair)
 
-    def _end_step(self) -> None:
+    def _end_step(self, *, committed: bool) -> None:
+        self._log.end_step(cast(Step, self._current).sizes, committed=committed)
         self.step += 1
         self._current = None
         self._last_step = self.transport.meter.minus(self._before_step)
@@ -230,47 +241,21 @@ class GradientCompression:
         assert work is not None
         return cast(TensorFuture, work.get_future().then(lambda done: done.value()[0]))
 
-    def _start(self, bucket: GradBucket, tensor: torch.Tensor, codecs: Codecs) -> Pending:
-        values = tensor.detach()
-        if values.dtype != torch.float32:
-            values = values.float()  # a copy, which holds what was lost until the step is complete
-        pending = self.exchange.start(as_array(values), self._shards_of(bucket, tensor), codecs)
-        if tensor.dtype == torch.float16 and not pending.nonfinite:
-            # A mean that is finite in float32 may overflow here; the loss scaler must then see it on every rank.
-            mean = np.empty(pending.values.size, np.float32)
-            self.exchange.decode(pending, mean)
-            pending.nonfinite = bool(np.abs(mean).max(initial=0) > torch.finfo(torch.float16).max)
-        return pending
+    def _finish(self, current: Step) -> None:
+        self._last = current.finish()
+        committed = not any(pending.nonfinite for pending in self._last)
+        self._compressed_steps += committed
+        self._skipped_steps += not committed
+        self._end_step(committed=committed)
+        current.complete()
 
-    def _finish(self, current: _Step) -> None:
-        """Commit all buckets of the step, or none: then every rank receives NaN and keeps its residuals."""
-        self._last = [bucket.pending for bucket in current.buckets]
-        if any(pending.nonfinite for pending in self._last):
-            self._skipped_steps += 1
-            for bucket in current.buckets:
-                bucket.tensor.fill_(float("nan"))
-        else:
-            self._compressed_steps += 1
-            for bucket in current.buckets:
-                self.exchange.finish(bucket.pending)
-                if bucket.tensor.dtype != torch.float32:
-                    bucket.tensor.copy_(torch.from_numpy(bucket.pending.values))
-        for pending in self._last:
-            pending.values = np.zeros(0, np.float32)  # DDP's memory, or a copy that is no longer needed
-        self._end_step()
-        for bucket in current.buckets:
-            bucket.future.set_result(bucket.tensor)
-
-    def _shards_of(self, bucket: GradBucket, tensor: torch.Tensor) -> list[Shard]:
-        """Find where this bucket's parameters lie; computed once for each way in which DDP fills a bucket."""
-        base = tensor.storage_offset()
-        starts = tuple(
-            (self._names[id(parameter)], int(gradient.storage_offset()) - int(base))
+    def _starts(self, bucket: GradBucket, tensor: torch.Tensor) -> dict[str, int]:
+        """Find where this bucket's parameters lie."""
+        base = int(tensor.storage_offset())
+        return {
+            self._names[id(parameter)]: int(gradient.storage_offset()) - base
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True)
-        )
-        if starts not in self._shards:
-            self._shards[starts] = self.layout.bucket(dict(starts))
-        return self._shards[starts]
+        }
 
     # ---- loss scaling ----
 
