@@ -1,0 +1,218 @@
+"""Rows that belong beside each other: one training setting, one size sweep of the exchange, one study of accuracy."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from trafficzip.report.cluster_methods import BASELINE
+from trafficzip.report.cluster_rows import Place, Row
+
+Rate = float | None
+POINTS = 0.5  # of accuracy that a method may lose to dense and still be marked as best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Test accuracy over seeds, percent."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Accuracy runs of equal length and setting. runs: rows by method, one per seed, without those that failed."""
+
+    ranks: int
+    network: str
+    data: str
+    batch: int | None
+    steps: int | None
+    runs: Mapping[str, tuple[Row, ...]]
+
+    def accuracy(self, method: str) -> Accuracy | None:
+        """Average over seeds; None where there are none."""
+        found = [row.accuracy for row in self.runs.get(method, ()) if row.accuracy is not None]
+        if not found:
+            return None
+        return Accuracy(mean=fmean(found), low=min(found), high=max(found), seeds=len(found))
+
+    def difference(self, method: str) -> float | None:
+        """Give percentage points above dense; None where either was not measured."""
+        ours, dense = self.accuracy(method), self.accuracy(BASELINE)
+        return ours.mean - dense.mean if ours and dense else None
+
+    def curve(self, method: str) -> list[tuple[int, Accuracy]]:
+        """Average accuracy at each step at which every seed measured it."""
+        curves = [{s: share for s, share in row.curve if share is not None} for row in self.runs.get(method, ())]
+        curves = [curve for curve in curves if curve]
+        steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+        points = []
+        for step in steps:
+            shares = [curve[step] for curve in curves]
+            points.append((step, Accuracy(mean=fmean(shares), low=min(shares), high=max(shares), seeds=len(shares))))
+        return points
+
+    def wire_bytes(self, method: str, *, hosts: int | None = None) -> float | None:
+        """Give bytes per host and step, the mean over seeds; with hosts, only of runs over so many."""
+        rows = [row for row in self.runs.get(method, ()) if hosts in (None, row.place.hosts)]
+        found = [row.wire_bytes for row in rows if row.wire_bytes is not None]
+        return fmean(found) if found else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """One network trained at one place over links of several rates.
+
+    rates: ascending, the unshaped link (None) last.  cells: rows by (method, rate), without those that failed.
+    failed: (method, rate) of these.
+    """
+
+    place: Place
+    network: str
+    data: str
+    batch: int | None
+    rates: tuple[Rate, ...]
+    methods: tuple[str, ...]
+    cells: Mapping[tuple[str, Rate], Row]
+    failed: frozenset[tuple[str, Rate]]
+
+    def step_s(self, method: str, rate: Rate) -> float | None:
+        """Give the seconds of a step, where they were measured."""
+        row = self.cells.get((method, rate))
+        return row.step_s if row else None
+
+    def speed_up(self, method: str, rate: Rate) -> float | None:
+        """Give dense step time over the method's, on the same link."""
+        ours, dense = self.step_s(method, rate), self.step_s(BASELINE, rate)
+        return dense / ours if ours and dense else None
+
+    def shaped(self, method: str) -> dict[float, float]:
+        """Give step seconds by rate, of shaped links."""
+        return {rate: s for rate in self.rates if rate is not None and (s := self.step_s(method, rate)) is not None}
+
+    def wire_bytes(self, method: str) -> float | None:
+        """Give bytes per host and step, the median over the links."""
+        found = [row.wire_bytes for (m, _), row in self.cells.items() if m == method and row.wire_bytes is not None]
+        return median(found) if found else None
+
+    def fewer(self, method: str) -> float | None:
+        """Give how many times fewer bytes than dense."""
+        ours, dense = self.wire_bytes(method), self.wire_bytes(BASELINE)
+        return dense / ours if ours and dense else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """The exchange alone at one place. cells: rows by (method, rate, megabytes), those that failed left out."""
+
+    place: Place
+    rates: tuple[Rate, ...]
+    sizes: tuple[float, ...]
+    methods: tuple[str, ...]
+    cells: Mapping[tuple[str, Rate, float], Row]
+
+    def seconds(self, method: str, rate: Rate, megabytes: float) -> float | None:
+        """Give the seconds of one exchange, where they were measured."""
+        row = self.cells.get((method, rate, megabytes))
+        return row.step_s if row else None
+
+
+def trainings(rows: Sequence[Row]) -> tuple[Training, ...]:
+    """Collect training rows, one Training per place and setting, in the order of first appearance.
+
+    Where every row failed there is no Training.
+    """
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        if row.workload == "training":
+            found.setdefault((row.place, row.network, row.data, row.batch), []).append(row)
+    return tuple(
+        Training(
+            place=group[0].place,
+            network=group[0].network,
+            data=group[0].data,
+            batch=group[0].batch,
+            rates=_sorted_rates(group),
+            methods=tuple(dict.fromkeys(row.method for row in group)),
+            cells={(row.method, row.rate_bits_per_s): row for row in group if not row.error},
+            failed=frozenset((row.method, row.rate_bits_per_s) for row in group if row.error),
+        )
+        for group in found.values()
+        if not all(row.error for row in group)
+    )
+
+
+def exchanges(rows: Sequence[Row]) -> tuple[Exchange, ...]:
+    """Collect exchange rows, one Exchange per place, in the order of first appearance."""
+    found: dict[Place, list[Row]] = {}
+    for row in rows:
+        if row.workload == "exchange" and not row.error:
+            found.setdefault(row.place, []).append(row)
+    return tuple(
+        Exchange(
+            place=place,
+            rates=_sorted_rates(group),
+            sizes=tuple(sorted({row.megabytes for row in group if row.megabytes is not None})),
+            methods=tuple(dict.fromkeys(row.method for row in group)),
+            cells={(row.method, row.rate_bits_per_s, row.megabytes): row for row in group if row.megabytes is not None},
+        )
+        for place, group in found.items()
+    )
+
+
+def studies(rows: Sequence[Row]) -> tuple[Study, ...]:
+    """Collect accuracy rows, one Study per setting and number of steps, in the order of first appearance."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        if row.workload == "accuracy" and not row.error:
+            found.setdefault((row.place.ranks, row.network, row.data, row.batch, row.steps), []).append(row)
+    return tuple(
+        Study(
+            ranks=group[0].place.ranks,
+            network=group[0].network,
+            data=group[0].data,
+            batch=group[0].batch,
+            steps=group[0].steps,
+            runs={
+                method: tuple(row for row in group if row.method == method)
+                for method in dict.fromkeys(row.method for row in group)
+            },
+        )
+        for group in found.values()
+    )
+
+
+def study_of(training: Training, found: Iterable[Study]) -> Study | None:
+    """Choose the accuracy runs that belong to a training setting: same network, ranks and batch.
+
+    Of several, the one on the same data, then with most methods, then the longest; None where there is none.
+    """
+    wanted = (training.network, training.place.ranks, training.batch)
+    fitting = [study for study in found if (study.network, study.ranks, study.batch) == wanted]
+    return max(fitting, key=lambda s: (s.data == training.data, len(s.runs), s.steps or 0), default=None)
+
+
+def eligible(methods: Iterable[str], study: Study | None) -> tuple[frozenset[str], frozenset[str]]:
+    """Give the methods that may be marked as best, and those whose accuracy is too low.
+
+    May be marked: accuracy at most POINTS below dense. In neither set: accuracy not known, or that of dense.
+    """
+    differences = {m: study.difference(m) if study else None for m in methods}
+    near = {m for m, points in differences.items() if points is not None and points >= -POINTS - 1e-9}
+    low = {m for m, points in differences.items() if points is not None} - near
+    return frozenset(near), frozenset(low)
+
+
+def best(values: Mapping[str, float | None], among: frozenset[str]) -> frozenset[str]:
+    """Give the methods with the highest value, of those in `among` that have one."""
+    found = {m: value for m, value in values.items() if value is not None and m in among}
+    return frozenset(m for m, value in found.items() if value == max(found.values()))
+
+
+def _sorted_rates(rows: Iterable[Row]) -> tuple[Rate, ...]:
+    rates = {row.rate_bits_per_s for row in rows}
+    shaped: tuple[Rate, ...] = tuple(sorted(rate for rate in rates if rate is not None))
+    return (*shaped, None) if None in rates else shaped
