@@ -126,6 +126,61 @@ def traffic_10() -> list[Figure]:
     ]
 
 
+def cluster_1() -> list[Figure]:
+    """Exchange of 25 MB of real gradients over 100 and 10 Mbit/s links, 4 hosts (10 minutes, needs root)."""
+    from benchmarks.bench_cluster import exchange_speedups
+
+    found = exchange_speedups(["10mbit", "100mbit"])
+    bars = {("100mbit", "dense"): 15, ("100mbit", "fp16"): 8, ("10mbit", "dense"): 40, ("10mbit", "fp16"): 20}
+    return [
+        Figure(f"{other} / THREE_LC_RANS at {rate}", found[rate, other], bar, at_most=False)
+        for (rate, other), bar in bars.items()
+    ]
+
+
+def cluster_2() -> list[Figure]:
+    """The same over 1 Gbit/s links (2 minutes, needs root)."""
+    from benchmarks.bench_cluster import exchange_speedups
+
+    found = exchange_speedups(["1gbit"])
+    return [Figure("dense / THREE_LC_RANS at 1gbit", found["1gbit", "dense"], 1, at_most=False)]
+
+
+def cluster_3() -> list[Figure]:
+    """Training's time per step and accuracy, from the rows in results/ (an hour; bench_cluster measures them)."""
+    from benchmarks.bench_cluster import PAPER, accuracies, results_file, training_times
+
+    rows = results_file().rows
+    times, means = training_times(rows), {m: sum(a) / len(a) for m, a in accuracies(rows).items()}
+    seeds = {method: len(a) for method, a in accuracies(rows).items()}
+    ours = ("three_lc_s1.0", "three_lc_s1.5", "three_lc_s1.75", "three_lc_s1.9", "three_lc_rans_s1.0", "default")
+    level = {method for method, mean in means.items() if mean >= means["dense"] - 0.5}
+    print({m: f"{means[m]:.2f} % ({seeds[m]} seeds{'' if m in level else ', not level'})" for m in sorted(means)})
+    figures = []
+    for rate, bar in PAPER.items():
+        dense = times[rate, "dense"]
+        speed = {m: dense / t for (r, m), t in times.items() if r == rate}
+        print(rate, {method: round(found, 2) for method, found in sorted(speed.items(), key=lambda pair: -pair[1])})
+        figures.append(Figure(f"dense / 3LC, s = 1.0, at {rate}", speed["three_lc_s1.0"], bar, at_most=False))
+        best = max(speed[m] for m in ours if m in level and m in speed)
+        others = max(f for m, f in speed.items() if m in level and m not in (*ours, "auto", "local_h16"))
+        figures.append(Figure(f"ours / the fastest other at equal accuracy, {rate}", best / others, 1, at_most=False))
+    return [*figures, Figure("accuracy of 3LC, s = 1.0, below dense", means["dense"] - means["three_lc_s1.0"], 0.5)]
+
+
+def cluster_4() -> list[Figure]:
+    """Bytes on the wire against payload, two phases, 2, 4 and 8 hosts, 10 MB (3 minutes, needs root)."""
+    from benchmarks.bench_cluster import bytes_over_payload
+
+    found = bytes_over_payload([2, 4, 8])
+    for (hosts, mtu), ratio in found.items():
+        print(f"{hosts} hosts, packets of {mtu}: {ratio['wire']:.4f} on the wire, {ratio['counted']:.4f} as counted")
+    return [
+        Figure(f"wire / (2 (N - 1) / N x payload), {hosts} hosts, packets of {mtu}", ratio["wire"], 1.03)
+        for (hosts, mtu), ratio in found.items()
+    ]
+
+
 def cluster_6() -> list[Figure]:
     """FSDP2 on 2 and 4 ranks: the loss curve against dense, in spreads of the dense seeds (10 minutes)."""
     from benchmarks.bench_fsdp import fsdp_bar
@@ -171,6 +226,10 @@ BARS: dict[str, Callable[[], list[Figure]]] = {
         traffic_8,
         traffic_9,
         traffic_10,
+        cluster_1,
+        cluster_2,
+        cluster_3,
+        cluster_4,
         cluster_6,
         cluster_7,
         cluster_8,

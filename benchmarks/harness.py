@@ -68,8 +68,7 @@ def environment() -> dict[str, str]:
 def write_rows(what: str, rows: list[dict[str, Any]]) -> Path:
     """Append rows, each with its environment, to results/<what>_<hardware>_<date>.csv."""
     record = environment()
-    hardware = "".join(c if c.isalnum() else "-" for c in record["cpu"].lower()).strip("-")
-    path = RESULTS / f"{what}_{hardware}-{record['cores']}c_{record['date']}.csv"
+    path = results_path(what)
     path.parent.mkdir(parents=True, exist_ok=True)
     old: list[dict[str, Any]] = []
     if path.exists():
@@ -82,6 +81,13 @@ def write_rows(what: str, rows: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(everything)
     return path
+
+
+def results_path(what: str) -> Path:
+    """Give results/<what>_<hardware>_<date>.csv."""
+    record = environment()
+    hardware = "".join(c if c.isalnum() else "-" for c in record["cpu"].lower()).strip("-")
+    return RESULTS / f"{what}_{hardware}-{record['cores']}c_{record['date']}.csv"
 
 
 def _module() -> list[str]:

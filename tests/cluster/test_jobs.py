@@ -86,6 +86,14 @@ def test_rows_are_written_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
+def test_programs_add_rows_to_one_file_at_once(tmp_path):
+    one, other = RowFile(tmp_path / "rows.csv"), RowFile(tmp_path / "rows.csv")
+    one.add({"workload": "exchange"})
+    other.add({"workload": "training"})
+    one.add({"workload": "accuracy"})
+    assert [row["workload"] for row in RowFile(tmp_path / "rows.csv").rows] == ["exchange", "training", "accuracy"]
+
+
 def test_unknown_columns_and_other_files_are_refused(tmp_path):
     rows = RowFile(tmp_path / "rows.csv")
     with pytest.raises(ConfigError, match="no column speed"):

@@ -11,8 +11,8 @@ Workload = Literal["exchange", "training", "accuracy"]
 WORKLOADS: dict[str, Workload] = {"exchange": "exchange", "training": "training", "accuracy": "accuracy"}
 METHOD_NAMES = (
     *("dense", "fp16", "powersgd_r1", "powersgd_r2", "powersgd_r4", "top_k", "one_bit", "int8"),
-    *("three_lc_s1.0", "three_lc_s1.5", "three_lc_s1.75", "three_lc_s1.9", "three_lc_rans_s1.0", "default", "auto"),
-    "local_h16",
+    *("three_lc_s1.0", "three_lc_s1.5", "three_lc_s1.75", "three_lc_s1.9", "three_lc_rans_s1.0", "default"),
+    *("two_phase", "auto", "local_h16"),
 )
 
 

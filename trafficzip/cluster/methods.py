@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip import ddp
 from trafficzip.compressor import Compressor
+from trafficzip.ddp.config import ExchangeName
 from trafficzip.errors import ConfigError
 from trafficzip.local_sgd import LocalSteps
 from trafficzip.metrics import TrafficMeter
@@ -69,9 +70,9 @@ def _power_sgd(rank: int) -> Attach:
     return attach
 
 
-def _ours(compressor: Compressor | ddp.Schedule | str) -> Attach:
+def _ours(compressor: Compressor | ddp.Schedule | str, *, exchange: ExchangeName = "auto") -> Attach:
     def attach(model: DistributedDataParallel, timeout_s: float) -> ddp.GradientCompression:
-        return ddp.register(model, compressor, timeout_s=timeout_s)  # type: ignore[arg-type]
+        return ddp.register(model, compressor, exchange=exchange, timeout_s=timeout_s)  # type: ignore[arg-type]
 
     return attach
 
@@ -100,6 +101,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "three_lc_s1.9": _ternary(THREE_LC, 1.9),
         "three_lc_rans_s1.0": _ternary(THREE_LC_RANS, 1.0),
         "default": Method(attach=_ours(ddp.DEFAULT_SCHEDULE), settle=10),
+        "two_phase": Method(attach=_ours(THREE_LC_RANS, exchange="two_phase"), settle=10),
         "auto": Method(attach=_ours("auto"), settle=60),
         "local_h16": Method(attach=_local, every=16),
     }

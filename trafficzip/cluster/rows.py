@@ -1,11 +1,13 @@
 """Rows: one CSV line for each finished job, with where and how it was measured; what is there is not measured again."""
 
 import csv
+import fcntl
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -43,19 +45,15 @@ def environment(command: str) -> dict[str, str]:
 class RowFile:
     """The rows of a sweep, in a CSV file that is rewritten whole, beside the target and then renamed.
 
+    Several programs may add rows to one file at once.
+
     Raises:
         ConfigError: the file is there and is something else.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = list(reader)
-            if not set(reader.fieldnames or ()) <= set(COLUMNS) or "workload" not in (reader.fieldnames or ()):
-                raise ConfigError(f"{path} holds other rows than this benchmark's: {(reader.fieldnames or [])[:5]}...")
+        self.rows = _read(path)
 
     def has(self, job: Job, place: Mapping[str, str]) -> bool:
         """Say whether the job is measured in this place (columns that a row must share), without an error."""
@@ -65,7 +63,7 @@ class RowFile:
         )
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row and write the file.
+        """Append a row to what the file holds by now, and write it.
 
         Raises:
             ConfigError: a column that there is none of.
@@ -73,14 +71,38 @@ class RowFile:
         unknown = row.keys() - set(COLUMNS)
         if unknown:
             raise ConfigError(f"no column {', '.join(sorted(unknown))}")
-        self.rows.append({name: str(row.get(name, "")) for name in COLUMNS})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(self.path.name + ".part")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        beside.replace(self.path)
+        with _locked(self.path.parent):
+            self.rows = [*_read(self.path), {name: str(row.get(name, "")) for name in COLUMNS}]
+            with beside.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            beside.replace(self.path)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    names = reader.fieldnames or ()
+    if not set(names) <= set(COLUMNS) or "workload" not in names:
+        raise ConfigError(f"{path} holds other rows than this benchmark's: {list(names)[:5]}...")
+    return [{name: row.get(name, "") for name in COLUMNS} for row in rows]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other programs out of a folder while a file in it is rewritten; the lock goes with this process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def job_columns(job: Job) -> dict[str, Any]:
