@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip.cluster.gradients import Replay, load_data, record, width_for
 from trafficzip.cluster.jobs import Job
-from trafficzip.cluster.methods import describe, meter_of, method_named
+from trafficzip.cluster.methods import describe, meter_of, method_named, settle_rounds
 from trafficzip.cluster.payload import payload_bytes
 from trafficzip.cluster.timing import rounds_for, time_rounds
 
@@ -67,7 +67,7 @@ def run_exchange(
         with model.no_sync():
             step()
 
-    for _ in range(method.settle):
+    for _ in range(settle_rounds(method, handle=handle, one_bucket=whole)):
         begin = perf_counter()
         step()
         last_s = perf_counter() - begin

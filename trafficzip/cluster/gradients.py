@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,8 +25,13 @@ def make_network(task: Task) -> ResNet20:
 
 
 def load_data(task: Task) -> Dataset:
-    """Load a task's images."""
-    return load_digits() if task.data == "digits" else load_cifar10(task.path or "")
+    """Load a task's images; those loaded last are kept, for the next job."""
+    return _load(task.data, task.path)
+
+
+@lru_cache(maxsize=1)
+def _load(data: str, path: str | None) -> Dataset:
+    return load_digits() if data == "digits" else load_cifar10(path or "")
 
 
 def width_for(megabytes: float) -> int:

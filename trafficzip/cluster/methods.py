@@ -17,6 +17,8 @@ from trafficzip.local_sgd import LocalSteps
 from trafficzip.metrics import TrafficMeter
 from trafficzip.presets import INT8_BLOCKWISE, ONE_BIT, THREE_LC, THREE_LC_RANS, TOP_K, with_multiplier
 
+_TRIAL_STEPS = 35
+
 Attached = ddp.GradientCompression | LocalSteps | None
 Attach = Callable[[DistributedDataParallel, float], Attached]
 
@@ -117,6 +119,12 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"no method {name!r}; known: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def settle_rounds(method: Method, *, handle: Attached, one_bucket: bool) -> int:
+    """Give how many rounds to leave out; with several buckets, a hook of ours first tries overlap on and off."""
+    tries = isinstance(handle, ddp.GradientCompression) and not one_bucket
+    return method.settle + (_TRIAL_STEPS if tries else 0)
 
 
 def describe(handle: Any) -> str:

@@ -15,7 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip.cluster.gradients import load_data, make_network
 from trafficzip.cluster.jobs import Job
-from trafficzip.cluster.methods import Attached, Method, describe, local_steps, meter_of, method_named
+from trafficzip.cluster.methods import (
+    Attached,
+    Method,
+    describe,
+    local_steps,
+    meter_of,
+    method_named,
+    settle_rounds,
+)
 from trafficzip.cluster.payload import payload_bytes
 from trafficzip.cluster.timing import rounds_for, time_rounds
 from trafficzip.demo.train import learning_rate_share, rank_batches, test_accuracy
@@ -102,7 +110,7 @@ def run_training(job: Job, *, interface: str | None, device: torch.device, timeo
             step()
 
     begin = perf_counter()
-    for _ in range(method.settle if every == 1 else 1):
+    for _ in range(settle_rounds(method, handle=trainer.handle, one_bucket=method.one_bucket) if every == 1 else 1):
         begin = perf_counter()
         block()
     last_s = perf_counter() - begin
