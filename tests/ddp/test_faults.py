@@ -1,9 +1,11 @@
 """A rank that fails, dies, freezes or sends damaged bytes: every other rank raises soon, and says why."""
 
 import pytest
+import torch
 
 from tests.ddp.training import Training
 from tests.distributed import die, freeze, run_fresh
+from trafficzip.errors import CollectiveError
 
 EXCHANGES = ["all_gather", "two_phase"]
 LONG_S = 120.0  # the hook's own bound; failures must be known much earlier
@@ -120,3 +122,41 @@ def test_damaged_message_is_reported_by_every_rank(exchange, at):
         assert "CollectiveError: rank " in outcomes[rank].error
         assert "rank 0 failed: message from rank 2" in outcomes[rank].error
         assert outcomes[rank].seconds < SOON_S
+
+
+def _die_before_rebuild(rank, world_size, static_graph):
+    """DDP rebuilds its buckets in the forward pass after the first step, of a static graph after the second."""
+    training = Training(rank, exchange="two_phase", ddp={"static_graph": static_graph}, register={"timeout_s": LONG_S})
+    for step in range(4):
+        if (rank, step) == (1, 2 if static_graph else 1):
+            die()
+        training.step(step)
+
+
+@pytest.mark.parametrize("static_graph", [False, True])
+def test_rank_killed_before_buckets_are_rebuilt_is_named(static_graph):
+    outcomes = run_fresh(3, _die_before_rebuild, static_graph)
+    for rank in (0, 2):
+        assert "CollectiveError" in outcomes[rank].error
+        assert "rank 1" in outcomes[rank].error
+        assert outcomes[rank].seconds < SOON_S
+
+
+def _go_on_after_failure(rank, world_size):
+    training = Training(rank, exchange="two_phase")
+    training.steps(0, 3)
+    if rank == 1:
+        training.hook.exchange._compress_worker = lambda *_: [][0]
+    with pytest.raises((CollectiveError, IndexError)):
+        training.step(3)
+    before = training.net[0][0].weight.clone()
+    with pytest.raises(CollectiveError, match=r"earlier exchange failed.*list index out of range"):
+        training.step(4)
+    with torch.no_grad():
+        assert bool(training.loss(5).isfinite())  # evaluation goes on
+    return torch.equal(before, training.net[0][0].weight)
+
+
+def test_training_on_after_a_failure_raises_its_reason():
+    outcomes = run_fresh(2, _go_on_after_failure)
+    assert [outcome.value for outcome in outcomes] == [True, True], [outcome.error for outcome in outcomes]

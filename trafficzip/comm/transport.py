@@ -58,6 +58,9 @@ class Transport(Protocol):
     def fail(self, reason: str) -> None:
         """Tell every other rank, in place of this rank's next payload, why this rank cannot go on."""
 
+    def check(self) -> None:
+        """Raise CollectiveError where an earlier exchange failed, so that none can follow; moves nothing."""
+
 
 class GlooTransport:
     """Point-to-point messages over two Gloo process groups.
@@ -111,8 +114,7 @@ class GlooTransport:
 
     def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
         """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
-        if self._broken:
-            raise CollectiveError(f"an earlier exchange failed, and no other can follow: {self._broken[0]}")
+        self.check()
         me, n = self.rank, self.world_size
         received = list(payloads)
         firsts = {}
@@ -163,6 +165,11 @@ class GlooTransport:
                 work[0].wait(timedelta(seconds=max(deadline - monotonic(), 0.001)))
             except RuntimeError:
                 continue
+
+    def check(self) -> None:
+        """Raise CollectiveError where an earlier exchange failed."""
+        if self._broken:
+            raise CollectiveError(f"an earlier exchange failed, and no other can follow: {self._broken[0]}")
 
     def _announced(self, first: Bytes, peer: int, limit: int) -> int:
         """Read a message's head: its size, once it is known to be the one that is awaited."""
@@ -268,6 +275,9 @@ class LocalTransport:
     def fail(self, reason: str) -> None:
         """Tell every other rank why this rank cannot go on."""
         self._swap([reason] * self.world_size)
+
+    def check(self) -> None:
+        """Never raise: a rank that has failed leaves its thread."""
 
     def _swap(self, payloads: list[Any]) -> list[Any]:
         self._mailboxes[self.rank] = payloads

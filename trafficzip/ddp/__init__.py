@@ -17,6 +17,7 @@ from trafficzip.comm.nodes import Nodes, gather_nodes
 from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
 from trafficzip.ddp.config import Config, ExchangeName, Overlap
+from trafficzip.ddp.forward import guard_forward
 from trafficzip.ddp.hook import GradientCompression
 from trafficzip.ddp.schedule import DEFAULT_SCHEDULE, Phase, Schedule, constant
 from trafficzip.ddp.state import merge_state_dicts
@@ -97,6 +98,7 @@ def register(
         state = GradientCompression(model, config, transport, grad_scaler=grad_scaler, num_threads=num_threads)
     agree(transport, config.describe(state.parameters))
     model.register_comm_hook(state, hook)
+    guard_forward(model, state)
     return state
 
 

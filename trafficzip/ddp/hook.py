@@ -76,6 +76,7 @@ class GradientCompression:
         self._last: list[Pending] = []
         self._compressed_steps = 0
         self._skipped_steps = 0
+        self.exchanged_steps = 0  # since registration, dense ones too; `step` may be loaded
         self._before_step = TrafficMeter()
         self._last_step = TrafficMeter()
 
@@ -232,6 +233,7 @@ class GradientCompression:
     def _end_step(self, *, committed: bool) -> None:
         self._log.end_step(cast(Step, self._current).sizes, committed=committed)
         self.step += 1
+        self.exchanged_steps += 1
         self._current = None
         self._last_step = self.transport.meter.minus(self._before_step)
 
