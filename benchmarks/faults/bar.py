@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.faults.cases import Case
 from benchmarks.faults.catalogue import all_cases
+from benchmarks.faults.network import why_no_network
 from benchmarks.faults.runner import Verdict, run_case
 from benchmarks.harness import write_rows
 
@@ -37,7 +38,7 @@ def faults_bar(words: Sequence[str] = ()) -> dict[str, int]:
 
 def _cannot_run(case: Any) -> str:
     if isinstance(case, Case) and case.network:
-        return "links between namespaces are not built yet"
+        return why_no_network()
     return ""
 
 

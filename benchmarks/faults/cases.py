@@ -23,7 +23,7 @@ class Case:
     group_timeout_s: timeout of the default process group; the hook's if None.
     catches: errors that the training loop catches before it gives up.
     scaler, confirms: train with a GradScaler; call `confirm` after the last step.
-    loss: share of packets that every link drops.
+    network: every rank has a host of its own; loss, delay_ms: of every link (trafficzip.cluster.links.Link).
     """
 
     name: str
@@ -45,5 +45,6 @@ class Case:
     catches: int = 0
     network: bool = False
     loss: float = 0.0
+    delay_ms: float = 0.0
     nonfinite_steps: int = 0
     tags: tuple[str, ...] = field(default=())

@@ -12,6 +12,7 @@ from threading import Timer
 from typing import Any
 
 from benchmarks.faults.cases import CONTINUES, GRACE_S, Case
+from benchmarks.faults.network import Cluster
 from benchmarks.faults.worker import Place, serve
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -115,9 +116,7 @@ def _run(case: Case) -> tuple[list[Ending], float, list[str]]:
     with ExitStack() as stack:
         cluster = None
         if case.network:
-            from benchmarks.faults.network import Cluster
-
-            cluster = stack.enter_context(Cluster(case.world_size, loss=case.loss))
+            cluster = stack.enter_context(Cluster(case.world_size, loss=case.loss, delay_ms=case.delay_ms))
             places, _store = cluster.places(), cluster.store
         else:
             _store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -126,9 +125,9 @@ def _run(case: Case) -> tuple[list[Ending], float, list[str]]:
         try:
             watch.start(places)
             watch.follow()
+            events = [f"{cluster.retransmitted()} segments sent again"] if cluster and case.loss else []
         finally:
             watch.close()
-        events = [f"{cluster.dropped()} packets dropped"] if cluster and case.loss else []
         return watch.endings, watch.fault_at, events
 
 

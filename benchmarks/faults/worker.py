@@ -7,8 +7,10 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from trafficzip.cluster.hosts import enter
 from trafficzip.errors import TrafficzipError
 
 
@@ -96,9 +98,7 @@ def _train(pipe: Connection, rank: int, case: Any, place: Place) -> dict[str, An
     from benchmarks.faults.training import Training
 
     if place.namespace:
-        from benchmarks.faults.network import enter
-
-        enter(place.namespace)
+        enter(Path(place.namespace))
     os.environ["GLOO_SOCKET_IFNAME"] = place.interface
     torch.set_num_threads(1)
     run = Run(pipe, rank, case)
