@@ -43,6 +43,7 @@ def test_shaped_links_are_measured_method_by_method(tmp_path):
         budget_s=0.2,
     )
     jobs.append(Job(workload="training", method="local_h16", rate="none", task=SMALL, budget_s=0.1))
+    jobs.append(Job(workload="accuracy", method="dense", rate="none", task=SMALL, steps=60, target=1.0))
     rows = rows_of(jobs, tmp_path)
     assert [number for number, _ in rows] == list(range(len(jobs)))
     found = {(jobs[number].workload, jobs[number].method): columns for number, columns in rows}
@@ -53,6 +54,7 @@ def test_shaped_links_are_measured_method_by_method(tmp_path):
     assert ours["counted_bytes"] < ours["wire_bytes"] < dense["wire_bytes"] / 15
     assert float(ours["codec_s"]) > 0
     assert all(columns["identical"] for (what, _), columns in found.items() if what == "accuracy")
+    assert rows[-1][1]["rounds"] < 60  # one percent of the digits is reached before
     assert found["training", "local_h16"]["wire_bytes"] < found["training", "dense"]["wire_bytes"] / 100
 
 

@@ -67,6 +67,9 @@ def cluster(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.5,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.5,
     steps: Annotated[int, typer.Option(help="Steps of an accuracy run.")] = 400,
+    target: Annotated[
+        float, typer.Option(help="Percent at which an accuracy run ends before its steps; 0: never.")
+    ] = 0.0,
     seeds: Annotated[str, typer.Option(help="Seeds of accuracy runs, with commas.")] = "0",
     seconds: Annotated[float, typer.Option(help="How long each figure is timed, at least 5 rounds.")] = 10.0,
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 900.0,
@@ -99,6 +102,7 @@ def cluster(
                 momentum=momentum,
             ),
             steps=steps,
+            target=target,
             seeds=_numbers("--seeds", seeds, int),
             budget_s=seconds,
         )
@@ -204,7 +208,7 @@ def _line(job: Job, columns: dict[str, Any]) -> str:
     if columns.get("error"):
         return f"{_title(job)}: {columns['error']}"
     if job.workload == "accuracy":
-        return f"{_title(job)}: {columns['accuracy']} % after {job.steps} steps"
+        return f"{_title(job)}: {columns['accuracy']} % after {columns['rounds']} steps"
     wire = f", {int(columns['wire_bytes']):,} bytes sent by a host" if columns["wire_bytes"] != "" else ""
     return f"{_title(job)}: {1e3 * float(columns['step_s']):.1f} ms{wire}"
 

@@ -50,13 +50,14 @@ def record(task: Task, dataset: Dataset, *, rank: int) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(1 + rank)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
     kept = []
-    for step in range(_WARM_STEPS // (5 if large else 1) + _KEPT):
+    alone, kept_steps = (_WARM_STEPS // 5, _KEPT // 2) if large else (_WARM_STEPS, _KEPT)
+    for step in range(alone + kept_steps):
         chosen = torch.randint(0, len(dataset.train_labels), (8 if large else task.batch,), generator=generator)
         images = dataset.train_images[chosen]
         images = dataset.normalize(crop_and_flip(images, generator) if dataset.augment else images)
         optimizer.zero_grad()
         functional.cross_entropy(network(images), dataset.train_labels[chosen]).backward()  # type: ignore[no-untyped-call]
-        if step >= _WARM_STEPS // (5 if large else 1):
+        if step >= alone:
             kept.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
         optimizer.step()
     return kept

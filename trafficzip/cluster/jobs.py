@@ -58,6 +58,7 @@ class Job:
     rate: of every link, as tc writes it; "none" is unshaped.
     megabytes: 10^6 bytes of float32 gradient in one exchange; 0 where training decides.
     steps: of an accuracy run.
+    target: percent of test images at which an accuracy run may end before its steps; 0 for none.
     min_rounds, budget_s: timed rounds go on for budget_s, but for min_rounds at least.
     """
 
@@ -67,6 +68,7 @@ class Job:
     task: Task
     megabytes: float = 0.0
     steps: int = 0
+    target: float = 0.0
     seed: int = 0
     min_rounds: int = 5
     budget_s: float = 10.0
@@ -79,7 +81,7 @@ class Job:
             self.rate,
             f"{self.megabytes:g}" if self.workload == "exchange" else "",
             "" if self.workload == "exchange" else f"{self.task.network} {self.task.data} {self.task.batch}",
-            f"{self.steps} {self.seed}" if self.workload == "accuracy" else "",
+            f"{self.steps} {self.target:g} {self.seed}" if self.workload == "accuracy" else "",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ def plan(
     steps: int,
     seeds: Sequence[int],
     budget_s: float,
+    target: float = 0.0,
 ) -> list[Job]:
     """List a sweep's jobs: rate after rate, so that links change seldom; accuracy last, over unshaped links.
 
@@ -128,7 +131,7 @@ def plan(
             jobs += [Job(workload="training", method=m, rate=rate, task=task, budget_s=budget_s) for m in methods]
     if "accuracy" in workloads:
         jobs += [
-            Job(workload="accuracy", method=m, rate="none", task=task, steps=steps, seed=seed)
+            Job(workload="accuracy", method=m, rate="none", task=task, steps=steps, target=target, seed=seed)
             for seed in seeds
             for m in methods
         ]

@@ -21,7 +21,7 @@ COLUMNS = (
     *("date", "commit", "command", "trafficzip", "python", "torch", "numpy", "numba", "cpu", "cores"),
     *("mode", "backend", "hosts", "ranks", "rate", "delay_ms", "loss", "mtu", "relayed", "workload", "method"),
     *("megabytes", "elements", "network", "data", "batch", "rounds", "step_s", "spread", "compute_s", "codec_s"),
-    *("exchange_s", "wire_bytes", "counted_bytes", "payload_bytes", "steps", "seed", "peak_lr", "momentum"),
+    *("exchange_s", "wire_bytes", "counted_bytes", "payload_bytes", "steps", "target", "seed", "peak_lr", "momentum"),
     *("accuracy", "final_loss", "identical", "curve", "plan", "error"),
 )
 
@@ -119,6 +119,7 @@ def job_columns(job: Job) -> dict[str, Any]:
         "peak_lr": job.task.peak_lr if training else "",
         "momentum": job.task.momentum if training else "",
         "steps": job.steps if job.workload == "accuracy" else "",
+        "target": f"{job.target:g}" if job.workload == "accuracy" else "",
         "seed": job.seed if job.workload == "accuracy" else "",
     }
 
@@ -131,7 +132,7 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
         row["rate"],
         row["megabytes"],
         f"{row['network']} {row['data']} {row['batch']}" if training else "",
-        f"{row['steps']} {row['seed']}" if row["workload"] == "accuracy" else "",
+        f"{row['steps']} {row['target'] or 0} {row['seed']}" if row["workload"] == "accuracy" else "",
     )
 
 

@@ -151,7 +151,7 @@ def run_accuracy(
     timeout_s: float,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Any]:
-    """Train for the job's steps, and measure accuracy on the way; gives a row's columns. A collective call.
+    """Train for the job's steps, or to its target, and measure accuracy on the way; gives a row's columns. Collective.
 
     Raises:
         ConfigError: the method cannot be had here.
@@ -172,16 +172,19 @@ def run_accuracy(
 
         timed = time_rounds(work, now, interface=interface)
         sent += (timed.wire_bytes or 0.0) * now
-        if isinstance(trainer.handle, LocalSteps) and done + now == job.steps:
+        if isinstance(trainer.handle, LocalSteps) and (job.target or done + now == job.steps):
             trainer.handle.agree()
         loss = torch.stack(losses).mean()
         dist.all_reduce(loss)
         loss /= dist.get_world_size()
         curve.append((done + now, round(100 * _accuracy(trainer, dataset), 2), round(float(loss), 4)))
         on_step(done + now, float(loss))
+        if job.target and curve[-1][1] >= job.target:
+            break
     return {
         "elements": sum(p.numel() for p in trainer.network.parameters()),
-        "wire_bytes": round(sent / job.steps) if interface else "",
+        "rounds": curve[-1][0],
+        "wire_bytes": round(sent / curve[-1][0]) if interface else "",
         "accuracy": curve[-1][1],
         "final_loss": curve[-1][2],
         "identical": _identical(trainer.network),
