@@ -37,7 +37,7 @@ class Verdict:
     seconds: of the whole case. error_s: from the fault to the last error of a living rank.
     """
 
-    case: Case
+    case: Any  # a Case, or what else can `run`
     passed: bool
     found: str
     seconds: float
