@@ -10,10 +10,11 @@ import torch
 from tests.ddp.test_options import Branches, bfloat16_mlp, float16_mlp
 from tests.ddp.training import Training, all_equal, mlp
 from tests.distributed import die, run_fresh
-from trafficzip.ddp.trials import ROUNDS, TIMED_STEPS
+from trafficzip.ddp.trials import MOST_ROUNDS, TIMED_STEPS
 
 EXCHANGES = ["all_gather", "two_phase"]
 SOON_S = 45.0
+STEPS = 6 + MOST_ROUNDS * 2 * (TIMED_STEPS + 1)  # enough for any trial
 
 
 def watch_threads(training):
@@ -88,7 +89,7 @@ def _measured(rank, world_size):
     inline = watch_threads(training)
     training.steps(0, 3)
     first = list(inline)
-    training.steps(3, 6 + ROUNDS * 2 * (TIMED_STEPS + 1))
+    training.steps(3, STEPS)
     logging.getLogger("trafficzip").removeHandler(handler)
     buckets = len(training.hook._last)
     return {
@@ -102,14 +103,14 @@ def _measured(rank, world_size):
 
 def test_measured_choice_is_the_same_on_every_rank(ranks):
     results = ranks(2, _measured)
-    fixed = ranks(2, _fixed, 6 + ROUNDS * 2 * (TIMED_STEPS + 1))
+    fixed = ranks(2, _fixed, STEPS)
     assert all_equal([r["digest"] for r in results] + fixed)
     assert all_equal(r["on"] for r in results)
     for r in results:
         assert all(r["first"])
         assert r["tried"]
     (message,) = results[0]["messages"]
-    assert message.startswith(f"overlap {'on' if results[0]['on'] else 'off'}: two_phase schedule: ")
+    assert message.startswith(f"overlap {'on' if results[0]['on'] else 'off'}, because steps took two_phase schedule: ")
     assert not results[1]["messages"]
 
 

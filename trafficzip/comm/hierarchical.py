@@ -49,8 +49,7 @@ class Hierarchical(TwoPhase):
 
         shards: those of every part in turn.
         """
-        count = len(self.nodes.members)
-        parts = [shards[at : at + count] for at in range(0, len(shards), count)]
+        parts = self._parts(shards)
         with self._exchange_time():
             self._reduce_inside(values, [_sections(part) for part in parts])
         if self.inside.rank < len(parts):
@@ -62,6 +61,15 @@ class Hierarchical(TwoPhase):
             pending.final = self._share_inside(pending.final, parts)
         pending.nonfinite = any(frame.nonfinite for frames in pending.final for frame in frames)
         return pending
+
+    def compressed_here(self, shards: list[Shard]) -> list[Shard]:
+        """Give the shards of the own part."""
+        parts = self._parts(shards)
+        return parts[self.inside.rank] if self.inside.rank < len(parts) else []
+
+    def _parts(self, shards: list[Shard]) -> list[list[Shard]]:
+        count = len(self.nodes.members)
+        return [shards[at : at + count] for at in range(0, len(shards), count)]
 
     def _reduce_inside(self, values: F32, parts: Sequence[Sequence[Section]]) -> None:
         """Write the node's mean of the own part over this rank's values; sums run in rank order."""

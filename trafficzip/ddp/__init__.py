@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch._C._distributed_c10d import GradBucket
@@ -16,7 +16,7 @@ from trafficzip.comm.agreement import agree, refusing
 from trafficzip.comm.nodes import Nodes, gather_nodes
 from trafficzip.comm.transport import GlooTransport
 from trafficzip.compressor import Compressor
-from trafficzip.ddp.config import Config, ExchangeName, Overlap
+from trafficzip.ddp.config import Auto, Config, ExchangeName, Overlap
 from trafficzip.ddp.forward import guard_forward
 from trafficzip.ddp.hook import GradientCompression
 from trafficzip.ddp.schedule import DEFAULT_SCHEDULE, Phase, Schedule, constant
@@ -28,6 +28,7 @@ from trafficzip.presets import INT8
 
 __all__ = [
     "DEFAULT_SCHEDULE",
+    "Auto",
     "GradientCompression",
     "ParameterStats",
     "Phase",
@@ -43,7 +44,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def register(
     model: DistributedDataParallel,
-    compressor: Compressor | Schedule = DEFAULT_SCHEDULE,
+    compressor: Compressor | Schedule | Auto | Literal["auto"] = DEFAULT_SCHEDULE,
     *,
     small: Compressor = INT8,
     small_elements: int = 256,
@@ -84,10 +85,11 @@ def register(
     _check_no_hook(model)
     transport = GlooTransport(model.process_group, timeout_s=timeout_s)
     found = gather_nodes(transport)
-    schedule = compressor if isinstance(compressor, Schedule) else constant(compressor)
     with refusing(transport):
+        auto = _auto(compressor)
         config = Config(
-            schedule=schedule,
+            schedule=auto.schedule if auto else _schedule(compressor),
+            auto=auto,
             small=small,
             small_elements=small_elements,
             exchange=exchange,
@@ -105,6 +107,18 @@ def register(
 def hook(state: GradientCompression, bucket: GradBucket) -> TensorFuture:
     """Exchange one bucket: what `register` gives to DistributedDataParallel.register_comm_hook."""
     return state.on_bucket(bucket)
+
+
+def _auto(compressor: Any) -> Auto | None:
+    if isinstance(compressor, str):
+        if compressor != "auto":
+            raise ConfigError(f'compressor must be a Compressor, a Schedule, an Auto or "auto", got {compressor!r}')
+        return Auto()
+    return compressor if isinstance(compressor, Auto) else None
+
+
+def _schedule(compressor: Any) -> Schedule:
+    return compressor if isinstance(compressor, Schedule) else constant(compressor)
 
 
 def _check_no_hook(model: DistributedDataParallel) -> None:

@@ -13,10 +13,11 @@ from trafficzip.comm.agreement import failing, tell_failure
 from trafficzip.comm.exchange import Pending
 from trafficzip.comm.layout import Parameter
 from trafficzip.comm.transport import Transport
+from trafficzip.ddp.chooser import Chooser
 from trafficzip.ddp.config import Config
 from trafficzip.ddp.exchanges import Exchanges
 from trafficzip.ddp.plan import DENSE, Mode, Plan
-from trafficzip.ddp.policy import follow
+from trafficzip.ddp.policy import Plans, follow
 from trafficzip.ddp.state import (
     STATE_VERSION,
     check_state,
@@ -63,14 +64,15 @@ class GradientCompression:
         self._enabled = True
         self._group = model.process_group
         self.exchange_kind = config.exchange_for(transport.world_size)
+        others = config.other_exchanges(self.exchange_kind)
         self._exchanges = Exchanges(
-            self.exchange_kind, transport, self.parameters, nodes=config.nodes, num_threads=num_threads
+            self.exchange_kind, transport, self.parameters, nodes=config.nodes, num_threads=num_threads, others=others
         )
         self.exchange, self.layout = self._exchanges.main, self._exchanges.layout
         self._worker = Worker()
         self._log = StepLog()
-        everyone = transport.among(range(transport.world_size), meter=TrafficMeter())
-        self._plans = follow(Plan.of(Mode(self.exchange_kind, "schedule")), config.overlap, self._log, everyone)
+        self._plan = DENSE
+        self._plans = self._make_plans()
         self._loss_scale = self._current_loss_scale()
         self._current: Step | None = None
         self._last: list[Pending] = []
@@ -79,6 +81,22 @@ class GradientCompression:
         self.exchanged_steps = 0  # since registration, dense ones too; `step` may be loaded
         self._before_step = TrafficMeter()
         self._last_step = TrafficMeter()
+
+    def _make_plans(self) -> Plans:
+        control = self.transport.among(range(self.transport.world_size), meter=TrafficMeter())
+        if self.config.auto is None:
+            plan = Plan.of(Mode(self.exchange_kind, "schedule"))
+            return follow(plan, self.config.overlap, self._log, control)
+        chooser = Chooser(
+            auto=self.config.auto,
+            kinds=(self.exchange_kind, *self.config.other_exchanges(self.exchange_kind)),
+            exchange=self.exchange,
+            layout=self.layout,
+            small=self.config.small,
+            control=control,
+            log=self._log,
+        )
+        return chooser.plans(self.config.overlap)
 
     # ---- what users call ----
 
@@ -95,6 +113,10 @@ class GradientCompression:
         """Exchange dense gradients from the next step on; pending residuals are kept (`flush` applies them)."""
         self._enabled = False
 
+    def plan(self) -> Plan:
+        """Give how the last step's gradients travelled."""
+        return self._plan
+
     def stats(self) -> Stats:
         """Give counts since registration and of the last step; per parameter, what was sent and what is pending."""
         return make_stats(
@@ -105,6 +127,8 @@ class GradientCompression:
             compressed_steps=self._compressed_steps,
             nonfinite_steps=self._skipped_steps,
             parameters=self.parameters,
+            plan=str(self._plan),
+            decisions=tuple(self._log.decisions),
             last=self._last,
             worker=self.exchange.worker,
         )
@@ -171,6 +195,7 @@ class GradientCompression:
             load_residuals(self.exchange, self.layout, state)
         self.step = int(state["step"])
         self._loss_scale = float(state["loss_scale"])
+        self._log.unsettled = True
         self._current = None
 
     def _place(self) -> dict[str, Any]:
@@ -209,6 +234,8 @@ class GradientCompression:
         exchange, shards = self._exchanges.of_bucket(mode.exchange, self._starts(bucket, tensor))
         entry = Bucket(tensor, exchange, shards, mode.codecs(current.pair, self.config.small))
         current.buckets.append(entry)
+        if self._log.probe:
+            self._log.probe.look(entry, current.pair)
         if bucket.is_last():
             self._worker.drain()
             entry.start()
@@ -228,14 +255,16 @@ class GradientCompression:
         self._before_step = self.transport.meter.copy()
         self._follow_loss_scale()
         pair = self.config.schedule.at(self.step) if self._enabled and self.transport.world_size > 1 else None
-        self._current = Step(next(self._plans) if pair else DENSE, pair)
+        self._plan = next(self._plans) if pair else DENSE
+        self._current = Step(self._plan, pair)
 
     def _end_step(self, *, committed: bool) -> None:
-        self._log.end_step(cast(Step, self._current).sizes, committed=committed)
         self.step += 1
         self.exchanged_steps += 1
-        self._current = None
         self._last_step = self.transport.meter.minus(self._before_step)
+        exchange_s = self._last_step.codec_s + self._last_step.exchange_s
+        self._log.end_step(cast(Step, self._current).sizes, exchange_s=exchange_s, committed=committed)
+        self._current = None
 
     def _dense(self, tensor: torch.Tensor) -> TensorFuture:
         tensor.mul_(1 / self.transport.world_size)  # as DDP does without a hook: a quotient may differ in the last bit

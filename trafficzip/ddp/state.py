@@ -39,6 +39,15 @@ def sum_pending(exchange: Exchange, layout: Layout, starts: Mapping[str, int], s
     return total
 
 
+def fold_owner(exchange: Exchange, layout: Layout) -> None:
+    """Move what this rank keeps as an owner to its worker's residual; the mean of what is pending stays the same."""
+    for piece in layout.owner:
+        kept = exchange.owner[piece.parameter.name]
+        whole = exchange.worker[piece.parameter.name]
+        whole[piece.start : piece.start + piece.size] += kept * np.float32(layout.num_workers)
+        kept[:] = 0
+
+
 def save_residuals(kept: ErrorFeedback, pieces: Sequence[Piece]) -> Saved:
     """Give a copy of every piece's residual by parameter and start."""
     return {p.parameter.name: {p.start: torch.from_numpy(kept[p.parameter.name].copy())} for p in pieces}

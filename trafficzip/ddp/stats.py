@@ -39,6 +39,8 @@ class Stats:
         so in vain because some rank's gradients were not finite, and the rest were dense (their bytes are DDP's own
         and not counted here).
     bits_per_element_sent, bits_per_element_received: of the last step, over all elements of the model.
+    plan: how the last step's gradients travelled.
+    decisions: what was measured and chosen so far, and why.
     """
 
     steps: int
@@ -54,6 +56,8 @@ class Stats:
     last_step: TrafficMeter
     bits_per_element_sent: float
     bits_per_element_received: float
+    plan: str
+    decisions: tuple[str, ...]
     parameters: dict[str, ParameterStats]
 
 
@@ -66,6 +70,8 @@ def make_stats(
     compressed_steps: int,
     nonfinite_steps: int,
     parameters: Sequence[Parameter],
+    plan: str,
+    decisions: tuple[str, ...],
     last: Sequence[Pending],
     worker: ErrorFeedback,
 ) -> Stats:
@@ -86,6 +92,8 @@ def make_stats(
         last_step=last_step.copy(),
         bits_per_element_sent=8 * last_step.bytes_sent / max(num_elements, 1),
         bits_per_element_received=8 * last_step.bytes_received / max(num_elements, 1),
+        plan=plan,
+        decisions=decisions,
         parameters={
             p.name: ParameterStats(
                 num_elements=p.size,
