@@ -84,3 +84,9 @@ def test_nothing_is_best_where_dense_has_no_accuracy():
 def test_best_is_the_highest_of_those_considered():
     assert best({"a": 9.0, "b": 2.0, "c": 2.0, "d": None}, frozenset("bcd")) == {"b", "c"}
     assert best({"a": None}, frozenset("a")) == frozenset()
+
+
+def test_ranks_that_differ_are_never_best():
+    rows = [accuracy("dense", 85), accuracy("default", 90), accuracy("default", 90, seed="1", identical="False")]
+    (study,) = studies(read_rows(rows))
+    assert eligible(["dense", "default"], study) == (frozenset({"dense"}), frozenset())

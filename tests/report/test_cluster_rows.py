@@ -46,10 +46,8 @@ def test_empty_is_not_measured_and_not_zero():
     assert (kept.step_s, kept.spread, kept.wire_bytes, kept.rounds, kept.codec_s) == (None,) * 5
 
 
-def test_loss_is_the_links_except_in_accuracy_rows():
-    assert read_rows([training("dense", 1, loss="0.01")])[0].place.loss == 0.01
-    assert read_rows([accuracy("dense", 80, loss="2.3")])[0].place.loss is None
-    assert read_rows([accuracy("dense", 10, loss="nan")])[0].accuracy == 10  # a run that diverged
+def test_a_run_that_diverged_is_read():
+    assert read_rows([accuracy("dense", 10, final_loss="nan", curve="[[1, 10, NaN]]")])[0].accuracy == 10
 
 
 def test_short_lines_of_a_file_are_read():
@@ -65,6 +63,7 @@ def test_short_lines_of_a_file_are_read():
         *(("codec_s", "-0.1"), ("wire_bytes", "1e3 B"), ("spread", "x"), ("hosts", ""), ("hosts", "0")),
         *(("ranks", "2.5"), ("rate", "fast"), ("rate", ""), ("rate", "0mbit"), ("loss", "2"), ("delay_ms", "-1")),
         *(("accuracy", "101"), ("seed", "a"), ("workload", "sleep"), ("method", "")),
+        *(("identical", "perhaps"), ("relayed", "1"), ("payload_bytes", "-1"), ("momentum", "x"), ("peak_lr", "nan")),
         *(("curve", "[["), ("curve", "7"), ("curve", "[[1, 2, 3], [1, 2, 3]]"), ("curve", '[["a", 2, 3]]')),
         *(
             ("curve", "[[1, 200, 3]]"),

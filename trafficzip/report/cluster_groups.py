@@ -44,6 +44,16 @@ class Study:
         ours, dense = self.accuracy(method), self.accuracy(BASELINE)
         return ours.mean - dense.mean if ours and dense else None
 
+    def settings(self, method: str) -> str:
+        """Say with which learning rate and momentum a method was trained; empty where rows do not."""
+        pairs = {(row.peak_lr, row.momentum) for row in self.runs.get(method, ())}
+        known = sorted((lr, momentum) for lr, momentum in pairs if lr is not None and momentum is not None)
+        return " and ".join(f"peak learning rate {lr:g}, momentum {momentum:g}" for lr, momentum in known)
+
+    def diverged(self, method: str) -> bool:
+        """Say whether ranks of any run ended with different parameters."""
+        return any(row.identical is False for row in self.runs.get(method, ()))
+
     def curve(self, method: str) -> list[tuple[int, Accuracy]]:
         """Average accuracy at each step at which every seed measured it."""
         curves = [{s: share for s, share in row.curve if share is not None} for row in self.runs.get(method, ())]
@@ -198,9 +208,11 @@ def study_of(training: Training, found: Iterable[Study]) -> Study | None:
 def eligible(methods: Iterable[str], study: Study | None) -> tuple[frozenset[str], frozenset[str]]:
     """Give the methods that may be marked as best, and those whose accuracy is too low.
 
-    May be marked: accuracy at most POINTS below dense. In neither set: accuracy not known, or that of dense.
+    May be marked: accuracy at most POINTS below dense, and all ranks ended with the same parameters.
+    In neither set: accuracy not known, or that of dense, or ranks that differ.
     """
     differences = {m: study.difference(m) if study else None for m in methods}
+    differences = {m: p for m, p in differences.items() if not (study and study.diverged(m))}
     near = {m for m, points in differences.items() if points is not None and points >= -POINTS - 1e-9}
     low = {m for m, points in differences.items() if points is not None} - near
     return frozenset(near), frozenset(low)

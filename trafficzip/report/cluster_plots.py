@@ -1,6 +1,6 @@
 """Figures of step times and bytes: where a step's time goes, bytes at the interface, the exchange alone, break-even."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -30,27 +30,28 @@ from trafficzip.report.table import format_bytes
 _PARTS = {  # label, colour, hatch
     "compute": ("compute", "#9aa5b1", ""),
     "codec": ("codec", "#f08c00", ""),
-    "exchange": ("exchange (rest of the step)", "#2e7d9a", ""),
+    "exchange": ("exchange (the rest)", "#2e7d9a", ""),
     "both": ("codec and exchange, not told apart", "#2e7d9a", "////"),
     "step": ("not split", "#ced4da", "...."),
 }
 _CUT = 2.5  # bars longer than so many times the median are cut: dense on a slow link would flatten all others
 
 
-def split_plot(training: Training, looks: Mapping[str, Look]) -> bytes:
-    """Draw each method's step as a stacked bar, a panel per rate, with its own scale; long bars are cut."""
-    figure, all_axes = panels(len(training.rates), height=0.29 * len(looks) + 0.9, share_y=True, legend_height=0.35)
+def split_plot(links: Sequence[tuple[str, Mapping[str, Row]]], looks: Mapping[str, Look], *, what: str) -> bytes:
+    """Draw each method's time as a stacked bar, a panel per link, with its own scale; long bars are cut.
+
+    links: the link's name and its rows by method.  what: whose time it is, a step or an exchange.
+    """
+    figure, all_axes = panels(len(links), height=0.29 * len(looks) + 0.9, share_y=True, legend_height=0.35)
     used: dict[str, Any] = {}
-    for axes, rate in zip(all_axes, training.rates, strict=True):
-        rows = {m: training.cells.get((m, rate)) for m in looks}
-        names = list(rows)
-        end = _bar_end([row.step_s for row in rows.values() if row and row.step_s])
+    for axes, (name, rows) in zip(all_axes, links, strict=True):
+        end = _bar_end([row.step_s for row in rows.values() if row.step_s])
         scale, unit = (1.0, "s") if end >= 1 else (1000.0, "ms")
-        style(axes, title=rate_name(rate), x=f"step time, {unit}")
-        for place, row in enumerate(rows.values()):
+        style(axes, title=name, x=f"{what} time, {unit}")
+        for place, method in enumerate(looks):
+            row = rows.get(method)
             if row is None or row.step_s is None:
-                text = "failed" if (names[place], rate) in training.failed else "not measured"
-                axes.text(end * scale * 0.01, place, text, va="center", fontsize=8.5, color=SOFT)
+                axes.text(end * scale * 0.01, place, "not measured", va="center", fontsize=8.5, color=SOFT)
             else:
                 used |= _draw_bar(axes, row, place, end=end, scale=scale)
         method_axis(axes, looks)
@@ -62,7 +63,7 @@ def split_plot(training: Training, looks: Mapping[str, Look]) -> bytes:
 
 
 def split(row: Row) -> dict[str, float]:
-    """Divide a row's step into parts that add up to it; seconds by part's name."""
+    """Divide a row's step into parts; seconds by part's name. With overlap they may add up to more than the step."""
     if row.step_s is None:
         return {}
     if row.compute_s is None or row.exchange_s is None:
@@ -85,6 +86,7 @@ def _bar_end(totals: list[float]) -> float:
 def _draw_bar(axes: Any, row: Row, place: int, *, end: float, scale: float) -> dict[str, Any]:
     """Draw one step, cut at `end`, and its figure; give the bars by label."""
     assert row.step_s is not None
+    end, cut = min(end, row.step_s), row.step_s > end
     left, bars = 0.0, {}
     for part, seconds in split(row).items():
         label, color, hatch = _PARTS[part]
@@ -92,7 +94,7 @@ def _draw_bar(axes: Any, row: Row, place: int, *, end: float, scale: float) -> d
         looks = {"height": 0.68, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4}
         bars[label] = axes.barh(place, width * scale, left=left * scale, **looks)
         left += width
-    if row.step_s > end:
+    if cut:
         for share in (0.93, 0.955):
             axes.plot([(share + 0.01) * end * scale, (share - 0.01) * end * scale], [place - 0.42, place + 0.42], "w-")
     text = three_digits(row.step_s * scale)

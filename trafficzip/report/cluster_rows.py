@@ -18,6 +18,7 @@ class Place:
     """Where a row was measured, the link's rate left out. None or empty stands for what the row does not say.
 
     delay_ms: one way, of each link.  loss: share of packets that each link drops, in [0, 1).  mtu: bytes.
+    relayed: whether delay and loss were made by a relay, not by the kernel.
     """
 
     mode: str
@@ -27,6 +28,7 @@ class Place:
     delay_ms: float | None
     loss: float | None
     mtu: int | None
+    relayed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,9 @@ class Row:
     number: place among the rows, from 1.  environment: (column, text) of versions and hardware.
     rate_bits_per_s: of the link; None where it was not shaped.  megabytes: 10^6 bytes of float32 in an exchange.
     step_s and its parts, spread: medians in seconds, and the interquartile range of step_s over step_s.
-    wire_bytes: sent per host and step, counted at the interface.  counted_bytes: per rank and step, by the library.
+    wire_bytes: sent per host and step, counted at the interface.  counted_bytes: per rank and step, by the library;
+    payload_bytes: of these the codes alone.
+    identical: whether all ranks ended with the same parameters.  plan: what a method says that it did.
     accuracy: percent.  curve: (step, accuracy in percent or None), steps ascending.
     """
 
@@ -59,10 +63,15 @@ class Row:
     exchange_s: float | None
     wire_bytes: float | None
     counted_bytes: float | None
+    payload_bytes: float | None
     steps: int | None
     seed: int | None
+    peak_lr: float | None
+    momentum: float | None
     accuracy: float | None
+    identical: bool | None
     curve: tuple[tuple[int, float | None], ...]
+    plan: str
     error: str
 
     @property
@@ -78,8 +87,6 @@ class Row:
 
 def read_rows(rows: Sequence[Mapping[str, str]]) -> tuple[Row, ...]:
     """Read rows as `csv.DictReader` gives them, and keep the last of each key, in the order of first appearance.
-
-    The column `loss` is the link's packet loss, except in accuracy rows, where it is the training loss.
 
     Raises:
         ConfigError: a value cannot be read or is out of range; names row and column.
@@ -136,6 +143,12 @@ class _Reader:
             raise self.error(column, "a whole number >= 1")
         return value
 
+    def truth(self, column: str) -> bool | None:
+        text = self.text(column)
+        if text not in ("", "True", "False"):
+            raise self.error(column, "True or False")
+        return None if not text else text == "True"
+
     def rate(self) -> float | None:
         text = self.text("rate").lower()
         if text == "none" or (not text and (self.text("workload") == "accuracy" or self.text("error"))):
@@ -181,8 +194,9 @@ def _read_row(reader: _Reader) -> Row:
             hosts=reader.required_count("hosts"),
             ranks=reader.required_count("ranks"),
             delay_ms=reader.number("delay_ms"),
-            loss=None if workload == "accuracy" else reader.number("loss", high=1),
+            loss=reader.number("loss", high=1),
             mtu=reader.count("mtu"),
+            relayed=reader.truth("relayed") is True,
         ),
         rate_bits_per_s=reader.rate(),
         workload=workload,
@@ -199,9 +213,14 @@ def _read_row(reader: _Reader) -> Row:
         exchange_s=reader.number("exchange_s"),
         wire_bytes=reader.number("wire_bytes"),
         counted_bytes=reader.number("counted_bytes"),
+        payload_bytes=reader.number("payload_bytes"),
         steps=reader.count("steps"),
         seed=reader.count("seed"),
+        peak_lr=reader.number("peak_lr"),
+        momentum=reader.number("momentum"),
         accuracy=reader.number("accuracy", high=100),
+        identical=reader.truth("identical"),
         curve=reader.curve(),
+        plan=reader.text("plan"),
         error=error,
     )

@@ -7,6 +7,7 @@ from trafficzip.report.cluster_curves import accuracy_bytes_plot, accuracy_time_
 from trafficzip.report.cluster_groups import Exchange, Study, Training
 from trafficzip.report.cluster_methods import BASELINE, Look, in_order
 from trafficzip.report.cluster_plots import break_even_plot, bytes_plot, exchange_plot, split_plot
+from trafficzip.report.cluster_rows import Row
 from trafficzip.report.cluster_tables import (
     Table,
     accuracy_table,
@@ -15,7 +16,7 @@ from trafficzip.report.cluster_tables import (
     figures_table,
     speed_up_table,
 )
-from trafficzip.report.cluster_text import place_name, setting_name
+from trafficzip.report.cluster_text import place_name, rate_name, setting_name
 
 _FIT = (
     "Step time is fitted as T = a + b / bandwidth by least squares of the relative error over the shaped links: "
@@ -69,14 +70,17 @@ def training_section(name: str, training: Training, study: Study | None, every: 
         ),
         Part(
             title="Where a step's time goes",
-            text="Median step on each link. Each panel has its own scale; bars too long for it are cut.",
+            text="Median step on each link. Each panel has its own scale; bars too long for it are cut. "
+            "Parts that overlap in time end with the step.",
             picture=Picture(
-                name=f"{name}-split.png", alt="Step time by part, per method and link", png=split_plot(training, timed)
+                name=f"{name}-split.png",
+                alt="Step time by part, per method and link",
+                png=split_plot(_links(training), timed, what="step"),
             ),
         ),
         Part(
             title="All figures of every link",
-            tables=[figures_table(training, timed, rate) for rate in training.rates],
+            tables=[figures_table(link, rows, timed, step="step") for link, rows in _links(training)],
             folded="Step time, its parts and bytes, link by link",
         ),
     ]
@@ -102,11 +106,27 @@ def training_section(name: str, training: Training, study: Study | None, every: 
 def exchange_section(name: str, exchange: Exchange, every: Mapping[str, Look]) -> Section:
     """Lay out the exchange alone at one place."""
     looks = {m: every[m] for m in in_order(exchange.methods, every)}
-    picture = Picture(name=f"{name}.png", alt="Time of an exchange against size", png=exchange_plot(exchange, looks))
     tables = [exchange_table(exchange, looks, rate) for rate in exchange.rates]
     text = "Median time of one exchange of gradients, nothing else running."
-    part = Part(title="Time against size", text=text, picture=picture, tables=tables)
-    return Section(name=name, title="Exchange alone", subtitle=place_name(exchange.place), parts=[part])
+    cells = [
+        (f"{rate_name(rate)}, {size:g} MB", {m: row for (m, *at), row in exchange.cells.items() if at == [rate, size]})
+        for rate in exchange.rates
+        for size in exchange.sizes
+    ]
+    if len(exchange.sizes) > 1:
+        title, png = "Time against size", exchange_plot(exchange, looks)
+    else:
+        title, png = "Where an exchange's time goes", split_plot(cells, looks, what="exchange")
+        text += " Each panel has its own scale; bars too long for it are cut."
+    parts = [
+        Part(title=title, text=text, picture=Picture(name=f"{name}.png", alt=title, png=png), tables=tables),
+        Part(
+            title="All figures of every size",
+            tables=[figures_table(cell, rows, looks, step="exchange") for cell, rows in cells],
+            folded="Time, its parts and bytes, size by size",
+        ),
+    ]
+    return Section(name=name, title="Exchange alone", subtitle=place_name(exchange.place), parts=parts)
 
 
 def study_section(name: str, study: Study, every: Mapping[str, Look]) -> Section:
@@ -153,6 +173,12 @@ def _accuracy_parts(name: str, training: Training, study: Study | None, every: M
     ]
 
 
+def _links(training: Training) -> list[tuple[str, dict[str, Row]]]:
+    return [
+        (rate_name(rate), {m: row for (m, at), row in training.cells.items() if at == rate}) for rate in training.rates
+    ]
+
+
 def _many(study: Study, looks: Mapping[str, Look]) -> bool:
     return any((accuracy := study.accuracy(m)) and accuracy.seeds > 1 for m in looks)
 
@@ -165,6 +191,9 @@ def _sources(training: Training, study: Study | None) -> str:
         return text
     length = f" of {study.steps:,} steps" if study.steps is not None else ""
     text += f" Accuracy is from runs{length} over links that do not limit it."
+    settings = dict.fromkeys(study.settings(m) for m in study.runs)
+    if any(settings):
+        text += f" SGD: {'; '.join(setting for setting in settings if setting)}."
     if study.data != training.data:
         text += f" These used the data {study.data or 'not named'}, the timed steps {training.data or 'not named'}."
     return text

@@ -9,6 +9,8 @@ from trafficzip.report.cluster_methods import BASELINE, HALF, Look
 from trafficzip.report.cluster_rows import Row
 from trafficzip.report.cluster_text import NONE, ByteUnit, byte_unit, fixed, milliseconds, place_name, rate_name
 
+_NOISY = 0.1  # spread from which a step time is shown with it
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -45,7 +47,7 @@ def speed_up_table(training: Training, study: Study | None, looks: Mapping[str, 
         cells = [
             Cell("failed", "see below")
             if (method, rate) in training.failed
-            else Cell(fixed(values[method], 2), _step_note(training.step_s(method, rate)), method in winners[rate])
+            else Cell(fixed(values[method], 2), _step_note(training.cells.get((method, rate))), method in winners[rate])
             for rate, values in speed_ups.items()
         ]
         sent, accuracy = training.wire_bytes(method), accuracies[method]
@@ -77,21 +79,30 @@ def speed_up_table(training: Training, study: Study | None, looks: Mapping[str, 
     )
 
 
-def figures_table(training: Training, looks: Mapping[str, Look], rate: float | None) -> Table:
-    """Lay out every figure of one link: the step, its parts and spread, bytes as both counts have them."""
-    rows = {m: row for m in looks if (row := training.cells.get((m, rate)))}
-    unit = byte_unit([b for row in rows.values() for b in (row.wire_bytes, row.counted_bytes)])
+def figures_table(title: str, rows: Mapping[str, Row], looks: Mapping[str, Look], *, step: str) -> Table:
+    """Lay out every figure of some rows by method: the step, its parts and spread, bytes of each count.
+
+    step: what was timed, a step or an exchange.
+    """
+    unit = byte_unit([b for row in rows.values() for b in (row.wire_bytes, row.counted_bytes, row.payload_bytes)])
+    plans = any(row.plan for row in rows.values())
     return Table(
-        groups=((rate_name(rate), 1), ("step time", 5), ("bytes sent per step", 2), ("", 1)),
+        groups=((title, 1), (f"time of a {step}", 5), (f"bytes sent per {step}", 3), ("", 1 + plans)),
         heads=(
             ("method", ""),
-            *((part, "ms") for part in ("step", "compute", "codec", "exchange")),
+            *((part, "ms") for part in ("whole", "compute", "codec", "exchange")),
             ("spread", "%"),
             ("per host, interface", unit.name),
             ("per rank, library", unit.name),
-            ("timed steps", ""),
+            ("per rank, codes alone", unit.name),
+            ("timed", ""),
+            *([("what it did", "")] if plans else []),
         ),
-        lines=[(looks[m], _figures(row, unit)) for m, row in rows.items()],
+        lines=[
+            (look, [*_figures(rows[m], unit), *([Cell(rows[m].plan or NONE, words=True)] if plans else [])])
+            for m, look in looks.items()
+            if m in rows
+        ],
     )
 
 
@@ -102,7 +113,8 @@ def exchange_table(exchange: Exchange, looks: Mapping[str, Look], rate: float | 
         cells = []
         for size in exchange.sizes:
             ours = exchange.seconds(method, rate, size)
-            cells.append(Cell(milliseconds(ours)))
+            row = exchange.cells.get((method, rate, size))
+            cells.append(Cell(milliseconds(ours), _noise(row)))
             for other in (BASELINE, HALF):
                 theirs = exchange.seconds(other, rate, size)
                 cells.append(Cell(fixed(theirs / ours if ours and theirs else None, 2)))
@@ -186,7 +198,7 @@ def accuracy_table(study: Study, looks: Mapping[str, Look]) -> Table:
 
 def _figures(row: Row, unit: ByteUnit) -> list[Cell]:
     times = (row.step_s, row.compute_s, row.codec_s, row.exchange_s)
-    sent = (row.wire_bytes, row.counted_bytes)
+    sent = (row.wire_bytes, row.counted_bytes, row.payload_bytes)
     return [
         *(Cell(milliseconds(seconds)) for seconds in times),
         Cell(fixed(None if row.spread is None else 100 * row.spread, 1)),
@@ -219,10 +231,12 @@ def _mark_notes(study: Study | None, near: frozenset[str], low: frozenset[str], 
     if study is None:
         return ["No column has a best: accuracy was not measured for this network, batch and number of ranks."]
     if not near:
-        return ["No column has a best: dense training has no accuracy to compare with."]
+        return ["No column has a best: dense training has no accuracy to compare with, or its ranks differ."]
+    differing = {m for m in looks if study.diverged(m)}
     notes = [f"Best of each column marked, among methods at most {POINTS} points of accuracy below dense."]
     for text, methods in (
-        ("Not considered, because accuracy was not measured: ", set(looks) - near - low),
+        ("Not considered, because its ranks ended with different parameters: ", differing),
+        ("Not considered, because accuracy was not measured: ", set(looks) - near - low - differing),
         (f"Not considered, because accuracy is more than {POINTS} points below dense: ", low),
     ):
         if methods:
@@ -230,5 +244,11 @@ def _mark_notes(study: Study | None, near: frozenset[str], low: frozenset[str], 
     return notes
 
 
-def _step_note(seconds: float | None) -> str:
-    return "" if seconds is None else f"{milliseconds(seconds)} ms"
+def _step_note(row: Row | None) -> str:
+    if row is None or row.step_s is None:
+        return ""
+    return f"{milliseconds(row.step_s)} ms" + (f", {noise}" if (noise := _noise(row)) else "")
+
+
+def _noise(row: Row | None) -> str:
+    return f"spread {100 * row.spread:.0f} %" if row and row.spread is not None and row.spread > _NOISY else ""

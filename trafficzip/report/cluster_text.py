@@ -33,6 +33,7 @@ def place_name(place: Place) -> str:
         parts.append(f"{100 * place.loss:g} % packet loss")
     if place.mtu is not None and place.mtu != 1500:
         parts.append(f"MTU {place.mtu}")
+    parts += ["delay and loss by a relay"] if place.relayed and (place.delay_ms or place.loss) else []
     parts += [text for text in (place.mode, place.backend) if text]
     return ", ".join(parts)
 
