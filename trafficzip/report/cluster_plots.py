@@ -86,11 +86,11 @@ def _bar_end(totals: list[float]) -> float:
 def _draw_bar(axes: Any, row: Row, place: int, *, end: float, scale: float) -> dict[str, Any]:
     """Draw one step, cut at `end`, and its figure; give the bars by label."""
     assert row.step_s is not None
-    end, cut = min(end, row.step_s), row.step_s > end
+    length, cut = min(end, row.step_s), row.step_s > end
     left, bars = 0.0, {}
     for part, seconds in split(row).items():
         label, color, hatch = _PARTS[part]
-        width = max(0.0, min(seconds, end - left))
+        width = max(0.0, min(seconds, length - left))
         looks = {"height": 0.68, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4}
         bars[label] = axes.barh(place, width * scale, left=left * scale, **looks)
         left += width

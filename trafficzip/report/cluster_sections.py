@@ -66,7 +66,7 @@ def training_section(name: str, training: Training, study: Study | None, every: 
         Part(
             title="Speed-up, bytes and accuracy",
             tables=[speed_up_table(training, study, named)],
-            text=_sources(training, study),
+            text=_sources(training, study, every),
         ),
         Part(
             title="Where a step's time goes",
@@ -173,6 +173,19 @@ def _accuracy_parts(name: str, training: Training, study: Study | None, every: M
     ]
 
 
+def _optimizer(study: Study, every: Mapping[str, Look]) -> str:
+    """Say how the runs were trained; where methods differ in that, which was trained how."""
+    groups: dict[str, list[str]] = {}
+    for method in in_order(study.runs, every):
+        groups.setdefault(study.settings(method) or "settings not named", []).append(every[method].label)
+    if len(groups) == 1:
+        (setting,) = groups
+        return f" SGD: {setting}." if study.settings(next(iter(study.runs))) else ""
+    common = max(groups, key=lambda setting: len(groups[setting]))
+    parts = [f"{setting} ({', '.join(labels)})" for setting, labels in groups.items() if setting != common]
+    return f" SGD: {'; '.join([*parts, f'{common} (all others)'])}."
+
+
 def _links(training: Training) -> list[tuple[str, dict[str, Row]]]:
     return [
         (rate_name(rate), {m: row for (m, at), row in training.cells.items() if at == rate}) for rate in training.rates
@@ -183,7 +196,7 @@ def _many(study: Study, looks: Mapping[str, Look]) -> bool:
     return any((accuracy := study.accuracy(m)) and accuracy.seeds > 1 for m in looks)
 
 
-def _sources(training: Training, study: Study | None) -> str:
+def _sources(training: Training, study: Study | None, every: Mapping[str, Look]) -> str:
     text = "Speed-up is dense step time over the method's on the same link."
     if BASELINE not in training.methods:
         text = "Speed-up is not known: dense training was not timed here."
@@ -191,9 +204,7 @@ def _sources(training: Training, study: Study | None) -> str:
         return text
     length = f" of {study.steps:,} steps" if study.steps is not None else ""
     text += f" Accuracy is from runs{length} over links that do not limit it."
-    settings = dict.fromkeys(study.settings(m) for m in study.runs)
-    if any(settings):
-        text += f" SGD: {'; '.join(setting for setting in settings if setting)}."
+    text += _optimizer(study, every)
     if study.data != training.data:
         text += f" These used the data {study.data or 'not named'}, the timed steps {training.data or 'not named'}."
     return text

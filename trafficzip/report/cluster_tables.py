@@ -9,7 +9,7 @@ from trafficzip.report.cluster_methods import BASELINE, HALF, Look
 from trafficzip.report.cluster_rows import Row
 from trafficzip.report.cluster_text import NONE, ByteUnit, byte_unit, fixed, milliseconds, place_name, rate_name
 
-_NOISY = 0.1  # spread from which a step time is shown with it
+_NOISY = 0.1  # spread above which a time is shown with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def figures_table(title: str, rows: Mapping[str, Row], looks: Mapping[str, Look]
     unit = byte_unit([b for row in rows.values() for b in (row.wire_bytes, row.counted_bytes, row.payload_bytes)])
     plans = any(row.plan for row in rows.values())
     return Table(
-        groups=((title, 1), (f"time of a {step}", 5), (f"bytes sent per {step}", 3), ("", 1 + plans)),
+        groups=((title, 1), (f"time of one {step}", 5), (f"bytes sent per {step}", 3), ("", 1 + plans)),
         heads=(
             ("method", ""),
             *((part, "ms") for part in ("whole", "compute", "codec", "exchange")),
@@ -247,8 +247,8 @@ def _mark_notes(study: Study | None, near: frozenset[str], low: frozenset[str], 
 def _step_note(row: Row | None) -> str:
     if row is None or row.step_s is None:
         return ""
-    return f"{milliseconds(row.step_s)} ms" + (f", {noise}" if (noise := _noise(row)) else "")
+    return f"{milliseconds(row.step_s)} ms {_noise(row)}".rstrip()
 
 
 def _noise(row: Row | None) -> str:
-    return f"spread {100 * row.spread:.0f} %" if row and row.spread is not None and row.spread > _NOISY else ""
+    return f"({100 * row.spread:.0f} %)" if row and row.spread is not None and row.spread > _NOISY else ""
