@@ -151,7 +151,9 @@ def test_parts_not_measured_say_so(tmp_path):
 def test_hostile_text_is_shown_and_not_obeyed(tmp_path):
     bad = "</title><script>alert(1)</script>\"'><img src=x onerror=y> $\\frac{$ {{ 7 * 7 }} _\x07"
     text = {"command": bad, "cpu": bad, "network": bad, "data": bad, "mode": bad, "backend": bad}
-    rows = [change | {"method": method} for method in ("dense", bad, "_hidden") for change in _all_kinds(text)]
+    rows = [
+        change | {"method": method} for method in ("dense", bad, "$\\frac{$", "_hidden") for change in _all_kinds(text)
+    ]
     page, paths = write([*rows, row("training", bad, **text, error=bad)], tmp_path)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "iframe", "object"}

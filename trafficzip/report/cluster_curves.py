@@ -40,7 +40,7 @@ def _plot(
     text: Callable[[float], str],
 ) -> bytes | None:
     """Draw a panel per entry of costs: its title, and what one step costs a method."""
-    figure, all_axes = panels(len(costs), height=3.6, share_y=True, legend_height=legend_height(len(looks)))
+    figure, all_axes = panels(len(costs), height=3.6, share_y=True, legend_height=legend_height(looks.values()))
     drawn: list[str] = []
     for axes, (title, cost) in zip(all_axes, costs, strict=True):
         style(axes, title=title, x=x, y="test accuracy, %" if axes is all_axes[0] else "")

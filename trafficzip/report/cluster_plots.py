@@ -125,7 +125,9 @@ def bytes_plot(training: Training, looks: Mapping[str, Look]) -> bytes:
 
 def exchange_plot(exchange: Exchange, looks: Mapping[str, Look]) -> bytes:
     """Draw time against size, both logarithmic, a panel per rate."""
-    figure, all_axes = panels(len(exchange.rates), height=3.6, share_y=True, legend_height=legend_height(len(looks)))
+    figure, all_axes = panels(
+        len(exchange.rates), height=3.6, share_y=True, legend_height=legend_height(looks.values())
+    )
     times = [row.step_s for row in exchange.cells.values() if row.step_s]
     for axes, rate in zip(all_axes, exchange.rates, strict=True):
         style(axes, title=rate_name(rate), x="gradient, MB of float32", y="exchange, ms" if axes is all_axes[0] else "")
@@ -147,7 +149,7 @@ def break_even_plot(training: Training, looks: Mapping[str, Look]) -> bytes | No
     found = {m: fit for m in looks if m != BASELINE and (fit := break_even(training.shaped(m), dense))}
     if not found:
         return None
-    figure, (axes,) = panels(1, height=4.2, share_y=False, legend_height=legend_height(len(found)))
+    figure, (axes,) = panels(1, height=4.2, share_y=False, legend_height=legend_height([looks[m] for m in found]))
     style(axes, x="link rate, Mbit/s", y="speed-up over dense")
     low, high = min(f.rates[0] for f in found.values()), max(f.rates[-1] for f in found.values())
     seen = [1.0]

@@ -1,7 +1,7 @@
 """How the cluster report's figures look: panels, axes, number labels, legends; and figures as PNG bytes."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +17,7 @@ SOFT = "#6a737d"
 GRID = "#e3e6e8"
 WIDTH = 12.5  # inches of every figure
 _PANELS = 4  # beside each other
-_LEGEND_COLUMNS = 6
+_LEGEND_LETTERS = 150  # beside each other, a marker taken as 8
 
 
 def panels(count: int, *, height: float, share_y: bool, legend_height: float = 0.0) -> tuple[Figure, list[Any]]:
@@ -36,9 +36,9 @@ def panels(count: int, *, height: float, share_y: bool, legend_height: float = 0
 
 def style(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
     """Give axes a title, axis titles with units, a light grid and no box."""
-    axes.set_title(plain(title), loc="left", fontsize=10.5, color=INK, fontweight="bold")
-    axes.set_xlabel(plain(x), color=INK, fontsize=9.5)
-    axes.set_ylabel(plain(y), color=INK, fontsize=9.5)
+    axes.set_title(title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
+    axes.set_xlabel(x, color=INK, fontsize=9.5)
+    axes.set_ylabel(y, color=INK, fontsize=9.5)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", length=0, labelsize=9)
@@ -48,13 +48,13 @@ def style(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def plain(text: str) -> str:
-    """Make text safe to draw: no formulas, no control characters, at most 60 characters.
+    """Make text safe to draw: no formulas, no control characters, at most 32 characters.
 
     >>> plain("$x$")
     '\\\\$x\\\\$'
     """
-    kept = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-    return kept if len(kept) <= 60 else kept[:59] + "…"
+    kept = "".join(c if c.isprintable() else " " for c in text)
+    return (kept if len(kept) <= 32 else kept[:31] + "…").replace("$", r"\$")
 
 
 def log_axis(axis: Any, low: float, high: float, text: Callable[[float], str]) -> None:
@@ -96,19 +96,24 @@ def line(look: Look) -> dict[str, Any]:
     }
 
 
-def legend(figure: Figure, looks: Iterable[Look]) -> None:
+def legend(figure: Figure, looks: Collection[Look]) -> None:
     """Put one legend of all methods below the panels."""
     handles, labels = [], []
     for look in looks:
         handles.append(Line2D([], [], **line(look)))
         labels.append(plain(look.label))
-    columns = min(_LEGEND_COLUMNS, len(handles))
+    columns = _legend_columns(looks)
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 
-def legend_height(count: int) -> float:
-    """Give the inches that a legend of so many methods needs."""
-    return 0.25 + 0.22 * -(-count // _LEGEND_COLUMNS)
+def legend_height(looks: Collection[Look]) -> float:
+    """Give the inches that a legend of these methods needs."""
+    return 0.25 + 0.22 * -(-len(looks) // _legend_columns(looks))
+
+
+def _legend_columns(looks: Collection[Look]) -> int:
+    longest = max((len(plain(look.label)) for look in looks), default=0)
+    return max(1, min(6, _LEGEND_LETTERS // (longest + 8)))
 
 
 def number(value: float) -> str:
