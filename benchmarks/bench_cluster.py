@@ -29,6 +29,7 @@ HOSTS = 4
 PAPER = {"10mbit": 15.9, "100mbit": 7.97, "1gbit": 1.53}  # speed-up of 3LC at s = 1.00
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TASK = Task(data="cifar10", path=str(DATA), width=32, patch=4, batch=12, peak_lr=0.4, momentum=0.5)
+DIGITS = Task(data="digits", width=32, batch=12)
 STEPS = 2000
 SAME_VALUES = {"three_lc_rans_s1.0": "three_lc_s1.0"}  # other bytes for the same values, so the same accuracy
 Row = dict[str, str]
@@ -58,13 +59,15 @@ def sweep(jobs: list[Job], *, hosts: int = HOSTS, link: Link | None = None, reru
     return rows.rows
 
 
-def exchange_jobs(methods: Sequence[str], rates: Sequence[str], *, megabytes: float = 25.0) -> list[Job]:
+def exchange_jobs(
+    methods: Sequence[str], rates: Sequence[str], *, megabytes: Sequence[float] = (25.0,), task: Task = TASK
+) -> list[Job]:
     return plan(
         workloads=["exchange"],
         methods=methods,
         rates=rates,
-        megabytes=[megabytes],
-        task=TASK,
+        megabytes=megabytes,
+        task=task,
         steps=0,
         seeds=[],
         budget_s=8.0,
@@ -142,7 +145,7 @@ def bytes_over_payload(hosts: Sequence[int]) -> dict[tuple[int, int], dict[str, 
     found = {}
     for mtu in (1500, 9000):
         for count in hosts:
-            jobs = exchange_jobs(["two_phase"], ["none"], megabytes=10.0)
+            jobs = exchange_jobs(["two_phase"], ["none"], megabytes=[10.0], task=DIGITS)
             rows = sweep(jobs, hosts=count, link=Link(mtu=mtu), rerun=True)
             row = newest(rows, workload="exchange", megabytes="10", method="two_phase", hosts=str(count), mtu=str(mtu))
             payload = float(row["payload_bytes"])
@@ -164,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=["exchange", "training", "accuracy", "ratio", "page"])
     parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=METHOD_NAMES)
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[25.0])
     parser.add_argument("--rates", nargs="+", default=RATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rerun", action="store_true")
@@ -176,7 +180,9 @@ def main() -> None:
             row = newest(rows, workload="training", method="dense", rate="100mbit", network=TASK.network)
             print(f"dense step / compute at 100 Mbit/s: {float(row['step_s']) / float(row['compute_s']):.2f}")
         elif what == "exchange":
-            sweep(exchange_jobs(arguments.methods, arguments.rates), rerun=arguments.rerun)
+            sweep(
+                exchange_jobs(arguments.methods, arguments.rates, megabytes=arguments.megabytes), rerun=arguments.rerun
+            )
         else:
             jobs = training_jobs(what, arguments.methods, arguments.seeds, arguments.rates)
             sweep(jobs, rerun=arguments.rerun)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trafficzip.cluster.gradients import Replay, load_data, record, width_for
 from trafficzip.cluster.jobs import Job
 from trafficzip.cluster.methods import describe, meter_of, method_named, settle_rounds
-from trafficzip.cluster.payload import payload_bytes
+from trafficzip.cluster.payload import PayloadCounter
 from trafficzip.cluster.timing import rounds_for, time_rounds
 
 _DEFAULT_BUCKET = 25.0  # 10^6 bytes; a gradient up to that size is one bucket
@@ -54,12 +54,14 @@ def run_exchange(
         bucket_cap_mb=4 * elements / 2**20 + 1 if whole else None,
     )
     handle = method.attach(model, timeout_s)
+    payload = PayloadCounter(handle)
     steps = cycle(gradients)
 
     def step() -> None:
         for parameter in model.parameters():
             parameter.grad = None
         model(next(steps)).backward()
+        payload.count()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -71,8 +73,10 @@ def run_exchange(
         begin = perf_counter()
         step()
         last_s = perf_counter() - begin
+    payload.reset()
     rounds = rounds_for(job.budget_s, last_s, at_least=job.min_rounds)
     timed = time_rounds(step, rounds, interface=interface, meter=lambda: meter_of(handle))
+    codes = payload.per_rank()
     alone = time_rounds(compute, 5, interface=None)
     codec_s = timed.meter.codec_s if timed.meter else None
     return {
@@ -85,6 +89,6 @@ def run_exchange(
         "exchange_s": f"{max(timed.median_s - alone.median_s - (codec_s or 0.0), 0.0):.6g}",
         "wire_bytes": "" if timed.wire_bytes is None else round(timed.wire_bytes),
         "counted_bytes": timed.meter.bytes_sent if timed.meter else "",
-        "payload_bytes": payload_bytes(handle),
+        "payload_bytes": codes,
         "plan": describe(handle),
     }

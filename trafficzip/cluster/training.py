@@ -24,7 +24,6 @@ from trafficzip.cluster.methods import (
     method_named,
     settle_rounds,
 )
-from trafficzip.cluster.payload import payload_bytes
 from trafficzip.cluster.timing import rounds_for, time_rounds
 from trafficzip.demo.train import learning_rate_share, rank_batches, test_accuracy
 from trafficzip.local_sgd import LocalSteps
@@ -129,7 +128,6 @@ def run_training(job: Job, *, interface: str | None, device: torch.device, timeo
         "exchange_s": f"{max(step_s - compute_s - (codec_s or 0.0), 0.0):.6g}",
         "wire_bytes": "" if timed.wire_bytes is None else round(timed.wire_bytes / every),
         "counted_bytes": round(timed.meter.bytes_sent / every) if timed.meter else "",
-        "payload_bytes": payload_bytes(trainer.handle),
         "plan": describe(trainer.handle),
     }
 
