@@ -235,3 +235,23 @@ def test_local_transport_does_not_wait_for_ever():
     first, _ = local_transports(2, timeout_s=0.2)
     with pytest.raises(CollectiveError, match="silent too long"):
         first.all_gather(payload(0, 0, 1), limit=10)
+
+
+def _silent(rank, world_size, silent):
+    """Rank 0 waits for rank 2 first, then for rank 1."""
+    transport = GlooTransport(timeout_s=2.0)
+    _alive.append(transport)
+    if rank in silent:
+        time.sleep(5)  # connected, alive, and stuck
+        return ""
+    with pytest.raises(CollectiveError) as found:
+        transport.all_gather(payload(rank, 0, 100), limit=100)
+    time.sleep(2)
+    return str(found.value)
+
+
+@pytest.mark.parametrize(("silent", "named"), [((1, 2), (1, 2)), ((1,), (1,))])
+def test_gloo_names_all_silent_ranks_and_no_other(silent, named):
+    said = run_fresh(3, _silent, silent)[0].value
+    for rank in (1, 2):
+        assert (f"rank {rank}" in said) == (rank in named), said

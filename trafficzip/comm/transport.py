@@ -129,7 +129,10 @@ class GlooTransport:
             self.meter.bytes_sent += _HEADER_BYTES + payloads[peer].size
         rests = []
         for peer, (first, work) in firsts.items():
-            self._wait(work, peer)
+            try:
+                self._wait(work, peer)
+            except CollectiveError as error:
+                raise CollectiveError(f"{error}{self._also_silent(firsts, peer)}") from error
             size = self._announced(first, peer, limit)
             body = np.empty(size, np.uint8)
             received[peer] = body
@@ -227,6 +230,17 @@ class GlooTransport:
                 f"exchange with rank {self.ranks[peer]} broke off (it exited, or was silent for {self.timeout_s:g} s): "
                 f"{_first_line(error)}"
             ) from error
+
+    def _also_silent(self, firsts: dict[int, tuple[Bytes, Work]], peer: int) -> str:
+        """Name the ranks after `peer` whose messages are missing too: `peer` may wait for one of them in vain."""
+        after = list(firsts)[list(firsts).index(peer) + 1 :]  # Gloo takes no second wait for what has come
+        missing = []
+        for other in after:
+            try:
+                firsts[other][1][0].wait(timedelta(milliseconds=1))
+            except RuntimeError:
+                missing.append(self.ranks[other])
+        return "".join(f"; nothing came from rank {rank} either" for rank in missing)
 
 
 def _tensor(array: Bytes) -> torch.Tensor:
