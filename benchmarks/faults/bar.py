@@ -1,10 +1,12 @@
 """The bar: all cases, a line each, and rows."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.faults.cases import Case
 from benchmarks.faults.catalogue import all_cases
+from benchmarks.faults.elastic import restart_cases
 from benchmarks.faults.network import why_no_network
 from benchmarks.faults.runner import Verdict, run_case
 from benchmarks.harness import write_rows
@@ -12,34 +14,39 @@ from benchmarks.harness import write_rows
 
 def chosen(words: Sequence[str] = ()) -> list[Any]:
     """Give the cases whose name holds one of the words; all where there are none."""
-    from benchmarks.faults.elastic import restart_cases
-
     cases = [*all_cases(), *restart_cases()]
     return [case for case in cases if not words or any(word in case.name for word in words)]
 
 
-def faults_bar(words: Sequence[str] = ()) -> dict[str, int]:
-    """Run the cases, print a line each, append rows, and give how many passed, failed and were skipped."""
+def faults_bar(words: Sequence[str] = (), *, at_once: int = 3) -> dict[str, int]:
+    """Run the cases, print a line each, append rows, and give how many passed, failed and were skipped.
+
+    at_once: cases that run at the same time; most of a case is waiting.
+    """
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     rows = []
-    for case in chosen(words):
-        if reason := _cannot_run(case):
-            counts["skipped"] += 1
-            print(f"skip  {case.name}: {reason}", flush=True)
-            continue
-        verdict = case.run() if hasattr(case, "run") else run_case(case)
-        counts["passed" if verdict.passed else "failed"] += 1
-        print(f"{_line(verdict)}", flush=True)
-        rows.append(_row(verdict))
+    with ThreadPoolExecutor(at_once) as threads:
+        for case, verdict in threads.map(_run, chosen(words)):
+            if isinstance(verdict, str):
+                counts["skipped"] += 1
+                print(f"skip  {case.name}: {verdict}", flush=True)
+                continue
+            counts["passed" if verdict.passed else "failed"] += 1
+            print(_line(verdict), flush=True)
+            rows.append(_row(verdict))
     if rows:
         write_rows("faults", rows)
     return counts
 
 
+def _run(case: Any) -> tuple[Any, Verdict | str]:
+    """Give the verdict, or why there is none."""
+    reason = _cannot_run(case)
+    return case, reason or (case.run() if hasattr(case, "run") else run_case(case))
+
+
 def _cannot_run(case: Any) -> str:
-    if isinstance(case, Case) and case.network:
-        return why_no_network()
-    return ""
+    return why_no_network() if isinstance(case, Case) and case.network else ""
 
 
 def _line(verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks.faults.worker import Run
+from trafficzip.comm.transport import GlooTransport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,9 @@ class Fault:
 class Strike(Fault):
     """The rank is killed, frozen, cut off, raises or leaves: action at a place.
 
-    at: "register" (before it), "groups" (between the hook's two groups), "agreement" (before ranks compare their
-        configuration), "step", or "exchange" (the rank has sent its `call`-th message of the step and awaits others').
+    at: "model" (before it is wrapped), "register" (before it), "groups" (between the hook's two groups), "agreement"
+        (before ranks compare their configuration), "step", or "exchange" (the rank has sent its `call`-th message of
+        the step and awaits others').
     """
 
     action: str
@@ -38,10 +40,12 @@ class Strike(Fault):
     seconds: float | None = None
     call: int = 0
 
+    def before_model(self, run: Run) -> None:
+        if self.at == "model":
+            run.act(self.action, self.seconds)
+
     def before_register(self, run: Run) -> None:
         import torch.distributed as dist
-
-        from trafficzip.comm.transport import GlooTransport
 
         if self.at == "register":
             run.act(self.action, self.seconds)
@@ -70,29 +74,36 @@ class Strike(Fault):
         if self.at == "step":
             run.act(self.action, self.seconds)
         elif self.at == "exchange":
-            transport = run.training.hook.transport
-            calls = iter(range(1000))
-            all_to_all, wait = transport.all_to_all, transport._wait
+            self._await(run)
 
-            def waiting(work: Any, peer: int) -> None:
-                transport._wait = wait
-                run.act(self.action, self.seconds)
-                wait(work, peer)
+    def _await(self, run: Run) -> None:
+        """Strike in the wait of one exchange among those of all the transports that `among` made."""
+        calls = iter(range(100_000))
+        all_to_all, wait = GlooTransport.all_to_all, GlooTransport._wait
 
-            def exchange(payloads: Any, *, limit: int) -> Any:
-                if next(calls) == self.call:
-                    transport._wait = waiting
-                return all_to_all(payloads, limit=limit)
+        def waiting(transport: Any, work: Any, peer: int) -> None:
+            GlooTransport._wait = wait  # type: ignore[method-assign]
+            run.act(self.action, self.seconds)
+            wait(transport, work, peer)
 
-            transport.all_to_all = exchange
+        def exchange(transport: Any, payloads: Any, *, limit: int) -> Any:
+            if next(calls) == self.call:
+                GlooTransport._wait = waiting  # type: ignore[method-assign]
+            return all_to_all(transport, payloads, limit=limit)
+
+        GlooTransport.all_to_all = exchange  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Fault):
-    """The rank registers with other options, another model, version or group, or does not register."""
+    """The rank registers with other options, another model, version or group, or does not register.
+
+    renames: its last layer has another name.
+    """
 
     options: dict[str, Any] = field(default_factory=dict)
     hidden: int = 160
+    renames: bool = False
     version: str | None = None
     ranks: tuple[int, ...] | None = None
     registers: bool = True
@@ -109,6 +120,11 @@ class Options(Fault):
             import trafficzip.ddp.config as config
 
             config.__version__ = self.version
+
+    def before_register(self, run: Run) -> None:
+        if self.renames:
+            layers = run.training.net._modules
+            layers["head"] = layers.pop(list(layers)[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

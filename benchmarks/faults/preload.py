@@ -3,6 +3,8 @@
 import numpy as np
 import torch._dynamo  # noqa: F401 the first optimizer imports it
 
+import benchmarks.faults.local
+import benchmarks.faults.sharded
 import benchmarks.faults.worker  # noqa: F401
 import trafficzip.ddp  # noqa: F401
 from trafficzip.kernels import Groups

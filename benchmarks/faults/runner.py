@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from threading import Timer
+from threading import Lock, Timer
 from typing import Any
 
 from benchmarks.faults.cases import CONTINUES, GRACE_S, Case
@@ -47,46 +47,53 @@ class Verdict:
 def run_case(case: Case) -> Verdict:
     """Run one case and, where it must equal the undisturbed run, that one too."""
     begin = time.monotonic()
-    endings, fault_at, events = _run(case)
+    endings, fault_at, resent = _run(case)
     seconds = time.monotonic() - begin
     if case.fault and not fault_at:
         return Verdict(case, False, "the fault never struck: " + _summary(endings), seconds)
     if case.expected == CONTINUES:
-        return Verdict(case, *_judge_continuation(case, endings, events), seconds)
+        return Verdict(case, *_judge_continuation(case, endings, resent), seconds)
     problem, error_s = _judge_error(case, endings, fault_at)
     return Verdict(case, not problem, problem or _first_error(case, endings), seconds, error_s)
 
 
-def _judge_continuation(case: Case, endings: list[Ending], events: list[str]) -> tuple[bool, str]:
+def _judge_continuation(case: Case, endings: list[Ending], resent: int) -> tuple[bool, str]:
     if any(ending.how != "finished" for ending in endings):
         return False, _summary(endings)
     if len({ending.said["parameters"] for ending in endings}) > 1:
         return False, "parameters differ between ranks"
     if any(ending.said["nonfinite_steps"] != case.nonfinite_steps for ending in endings):
         return False, f"non-finite steps: {[ending.said['nonfinite_steps'] for ending in endings]}"
+    if case.loss and not resent:
+        return False, "no packet was lost"
     if case.exact:
         if [ending.said["everything"] for ending in endings] != undisturbed(case):
             return False, "ranks agree, but differ from the undisturbed run"
-        return True, "finished, bit-identical to the undisturbed run" + "".join(f"; {event}" for event in events)
+        return True, "finished, bit-identical to the undisturbed run" + (
+            f"; {resent} segments sent again" if case.loss else ""
+        )
     return True, "finished, ranks bit-identical"
 
 
 def _judge_error(case: Case, endings: list[Ending], fault_at: float) -> tuple[str, float]:
     bound = case.timeout_s + GRACE_S
     last = 0.0
+    apart = [endings[rank] for rank in case.apart]
+    if any(ending.how != "finished" for ending in apart) or len({ending.said["parameters"] for ending in apart}) > 1:
+        return f"the group apart did not finish alike: {_summary(endings)}", last
     for rank, ending in enumerate(endings):
-        if rank in case.fallen:
+        if rank in case.fallen or rank in case.apart:
             continue
         if ending.how != "raised":
             return f"rank {rank} {ending.how}, expected an error; all: {_summary(endings)}", last
         last = max(last, ending.at - fault_at)
-        if "TrafficzipError" not in ending.said["types"] or not re.search(case.says, ending.said["text"]):
+        if case.raises not in ending.said["types"] or not re.search(case.says, ending.said["text"]):
             return f"rank {rank} said: {ending.said['text'][:300]}", last
     return ("" if last <= bound else f"errors came {last:.1f} s after the fault, bound {bound:g} s"), last
 
 
 def _first_error(case: Case, endings: list[Ending]) -> str:
-    rank = next(rank for rank in range(case.world_size) if rank not in case.fallen)
+    rank = next(rank for rank in range(case.world_size) if rank not in (*case.fallen, *case.apart))
     return f"rank {rank}: {endings[rank].said['text'][:160]}"
 
 
@@ -95,22 +102,24 @@ def _summary(endings: list[Ending]) -> str:
 
 
 _REFERENCES: dict[Case, list[str]] = {}
+_LOCK = Lock()  # cases run on several threads
 
 
 def undisturbed(case: Case) -> list[str]:
     """Give every rank's digest of the same training without a fault, run once."""
     plain = replace(
-        case, name="undisturbed", fault=None, network=False, loss=0.0, timeout_s=60.0, group_timeout_s=None, tags=()
+        case, name="undisturbed", fault=None, network=False, loss=0.0, delay_ms=0.0, timeout_s=60.0, struck=(), says=""
     )
-    if plain not in _REFERENCES:
-        endings, _, _ = _run(plain)
-        if any(ending.how != "finished" for ending in endings):
-            raise RuntimeError(f"the undisturbed run failed: {_summary(endings)}")
-        _REFERENCES[plain] = [ending.said["everything"] for ending in endings]
-    return _REFERENCES[plain]
+    with _LOCK:
+        if plain not in _REFERENCES:
+            endings, _, _ = _run(plain)
+            if any(ending.how != "finished" for ending in endings):
+                raise RuntimeError(f"the undisturbed run failed: {_summary(endings)}")
+            _REFERENCES[plain] = [ending.said["everything"] for ending in endings]
+        return _REFERENCES[plain]
 
 
-def _run(case: Case) -> tuple[list[Ending], float, list[str]]:
+def _run(case: Case) -> tuple[list[Ending], float, int]:
     from torch.distributed import TCPStore
 
     with ExitStack() as stack:
@@ -125,10 +134,10 @@ def _run(case: Case) -> tuple[list[Ending], float, list[str]]:
         try:
             watch.start(places)
             watch.follow()
-            events = [f"{cluster.retransmitted()} segments sent again"] if cluster and case.loss else []
+            resent = cluster.retransmitted() if cluster else 0
         finally:
             watch.close()
-        return watch.endings, watch.fault_at, events
+        return watch.endings, watch.fault_at, resent
 
 
 class _Watch:

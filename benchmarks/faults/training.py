@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import trafficzip.ddp
+
 FEATURES = 64
 TARGETS = 10
 BUCKET_MB = 0.05  # ends a bucket at each of the larger matrices
@@ -28,8 +30,13 @@ def batch(rank: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, torch.tanh(inputs @ teacher / 4)
 
 
+def loss_of(model: nn.Module, rank: int, step: int) -> torch.Tensor:
+    inputs, targets = batch(rank, step)
+    return (model(inputs) - targets).square().mean()
+
+
 class Training:
-    """A wrapped model and its optimizer; the hook is registered by the caller."""
+    """A model wrapped for DDP and its optimizer."""
 
     def __init__(self, rank: int, *, hidden: int = 160, group: Any = None, scaler: bool = False) -> None:
         self.rank = rank
@@ -39,21 +46,26 @@ class Training:
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3) if scaler else None
         self.hook: Any = None
 
-    def backward(self, step: int, *, poison: bool = False) -> None:
+    def register(self, options: dict[str, Any]) -> None:
+        """Register the hook."""
+        self.hook = trafficzip.ddp.register(self.model, **options, grad_scaler=self.scaler)
+
+    def step(self, step: int, *, poison: bool = False) -> None:
+        """Take one step; without a scaler, leave out one whose gradients are not finite, as users do."""
         self.optimizer.zero_grad()
-        inputs, targets = batch(self.rank, step)
-        loss = (self.model(inputs) - targets).square().mean()
+        loss = loss_of(self.model, self.rank, step)
         if poison:
             loss = loss * float("inf")
         (self.scaler.scale(loss) if self.scaler else loss).backward()
-
-    def update(self) -> None:
-        """Step the optimizer; without a scaler, leave out a step whose gradients are not finite, as users do."""
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         elif all(bool(p.grad.isfinite().all()) for p in self.net.parameters()):
             self.optimizer.step()
+
+    def nonfinite_steps(self) -> int:
+        """Give how many steps were left out on all ranks."""
+        return self.hook.stats().nonfinite_steps
 
     def digests(self) -> dict[str, str]:
         """Give what must be equal on all ranks (parameters), and in all runs on one rank (everything)."""

@@ -39,6 +39,8 @@ class Run:
             "compressor": case.compressor,
             "exchange": case.exchange,
             "timeout_s": case.timeout_s,
+            "overlap": case.overlap,
+            **({"nodes": case.nodes} if case.nodes else {}),
         }
         self.hidden = 160
         self.group: Any = None
@@ -83,10 +85,7 @@ def serve(pipe: Connection, rank: int, case: Any, place: Place) -> None:
     pipe.send(answer)
     if answer[0] == "raised":
         os._exit(1)  # at once, as a program whose exception nobody caught
-    if answer[0] == "left" or not case.stays:
-        dist.destroy_process_group()
-    else:
-        pipe.recv()
+    dist.destroy_process_group()
     os._exit(0)
 
 
@@ -94,43 +93,48 @@ def _train(pipe: Connection, rank: int, case: Any, place: Place) -> dict[str, An
     import torch
     import torch.distributed as dist
 
-    import trafficzip.ddp
-    from benchmarks.faults.training import Training
-
     if place.namespace:
         enter(Path(place.namespace))
     os.environ["GLOO_SOCKET_IFNAME"] = place.interface
     torch.set_num_threads(1)
     run = Run(pipe, rank, case)
     store = dist.TCPStore(place.store_host, place.store_port, is_master=False)
-    timeout = timedelta(seconds=case.group_timeout_s or case.timeout_s)
+    timeout = timedelta(seconds=case.timeout_s)
     dist.init_process_group(
         "gloo", store=dist.PrefixStore("case", store), rank=rank, world_size=case.world_size, timeout=timeout
     )
     fault = case.fault if rank in case.struck else None
     if fault:
         fault.before_model(run)
-    training = run.training = Training(rank, hidden=run.hidden, group=run.group, scaler=case.scaler)
+    training = run.training = _make(case, rank, run)
     if fault:
         fault.before_register(run)
     if run.options:
-        options = run.options | ({"grad_scaler": training.scaler} if training.scaler else {})
-        training.hook = trafficzip.ddp.register(training.model, **options)
+        training.register(run.options)
     caught = 0
     for step in range(case.steps):
         if fault:
             fault.before_step(run, step)
         try:
-            training.backward(step, poison=run.poison)
+            training.step(step, poison=run.poison)
         except TrafficzipError:
             caught += 1
             if caught > case.catches:
                 raise
             if caught == 1:
                 run.announce("caught")
-            continue
-        training.update()
-    if case.confirms:
-        training.hook.confirm()
-    stats = training.hook.stats()
-    return {**training.digests(), "nonfinite_steps": stats.nonfinite_steps, "caught": caught}
+    return {**training.digests(), "nonfinite_steps": training.nonfinite_steps(), "caught": caught}
+
+
+def _make(case: Any, rank: int, run: Run) -> Any:
+    if case.kind == "fsdp":
+        from benchmarks.faults.sharded import ShardedTraining
+
+        return ShardedTraining(rank)
+    if case.kind == "local":
+        from benchmarks.faults.local import LocalTraining
+
+        return LocalTraining(rank)
+    from benchmarks.faults.training import Training
+
+    return Training(rank, hidden=run.hidden, group=run.group, scaler=case.scaler)
