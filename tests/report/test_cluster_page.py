@@ -148,6 +148,12 @@ def test_parts_not_measured_say_so(tmp_path):
     assert Page(text).best == []
 
 
+def test_bytes_that_differ_between_links_show_their_range(tmp_path):
+    rows = [training("auto", 1, rate=r, wire_bytes=b) for r, b in (("10mbit", "100"), ("1gbit", "900"))]
+    page, _ = write([*rows, training("dense", 1)], tmp_path)
+    assert next(row for row in page.rows if row[:1] == ["trafficzip auto"])[3] == "0.500 | 0.100 to 0.900"
+
+
 def test_hostile_text_is_shown_and_not_obeyed(tmp_path):
     bad = "</title><script>alert(1)</script>\"'><img src=x onerror=y> $\\frac{$ {{ 7 * 7 }} _\x07"
     text = {"command": bad, "cpu": bad, "network": bad, "data": bad, "mode": bad, "backend": bad}

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from trafficzip.report.cluster_groups import Study, Training
+from trafficzip.report.cluster_best import speaks_for
+from trafficzip.report.cluster_groups import Rate, Study, Training
 from trafficzip.report.cluster_methods import Look
 from trafficzip.report.cluster_style import SOFT, legend, legend_height, line, log_axis, number, panels, png, style
 from trafficzip.report.cluster_text import rate_name, round_bytes
@@ -12,10 +13,14 @@ from trafficzip.report.cluster_text import rate_name, round_bytes
 
 def accuracy_time_plot(training: Training, study: Study, looks: Mapping[str, Look]) -> bytes | None:
     """Draw accuracy against steps times the link's step time, a panel per rate; None where no curve can be drawn."""
+
+    def step_s(method: str, rate: Rate) -> float | None:
+        return training.step_s(method, rate) if speaks_for(study, training, method, rate) else None
+
     return _plot(
         study,
         looks,
-        [(rate_name(rate), partial(training.step_s, rate=rate)) for rate in training.rates],
+        [(rate_name(rate), partial(step_s, rate=rate)) for rate in training.rates],
         x="training time on this link, s",
         text=number,
     )

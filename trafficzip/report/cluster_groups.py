@@ -8,7 +8,6 @@ from trafficzip.report.cluster_methods import BASELINE
 from trafficzip.report.cluster_rows import Place, Row
 
 Rate = float | None
-POINTS = 0.5  # of accuracy that a method may lose to dense and still be marked as best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +107,11 @@ class Training:
         found = [row.wire_bytes for (m, _), row in self.cells.items() if m == method and row.wire_bytes is not None]
         return median(found) if found else None
 
+    def wire_range(self, method: str) -> tuple[float, float] | None:
+        """Give the fewest and most bytes per host and step over the links; None where they are within a tenth."""
+        found = [row.wire_bytes for (m, _), row in self.cells.items() if m == method and row.wire_bytes is not None]
+        return (min(found), max(found)) if found and max(found) > 1.1 * min(found) else None
+
     def fewer(self, method: str) -> float | None:
         """Give how many times fewer bytes than dense."""
         ours, dense = self.wire_bytes(method), self.wire_bytes(BASELINE)
@@ -193,35 +197,6 @@ def studies(rows: Sequence[Row]) -> tuple[Study, ...]:
         )
         for group in found.values()
     )
-
-
-def study_of(training: Training, found: Iterable[Study]) -> Study | None:
-    """Choose the accuracy runs that belong to a training setting: same network, ranks and batch.
-
-    Of several, the one on the same data, then with most methods, then the longest; None where there is none.
-    """
-    wanted = (training.network, training.place.ranks, training.batch)
-    fitting = [study for study in found if (study.network, study.ranks, study.batch) == wanted]
-    return max(fitting, key=lambda s: (s.data == training.data, len(s.runs), s.steps or 0), default=None)
-
-
-def eligible(methods: Iterable[str], study: Study | None) -> tuple[frozenset[str], frozenset[str]]:
-    """Give the methods that may be marked as best, and those whose accuracy is too low.
-
-    May be marked: accuracy at most POINTS below dense, and all ranks ended with the same parameters.
-    In neither set: accuracy not known, or that of dense, or ranks that differ.
-    """
-    differences = {m: study.difference(m) if study else None for m in methods}
-    differences = {m: p for m, p in differences.items() if not (study and study.diverged(m))}
-    near = {m for m, points in differences.items() if points is not None and points >= -POINTS - 1e-9}
-    low = {m for m, points in differences.items() if points is not None} - near
-    return frozenset(near), frozenset(low)
-
-
-def best(values: Mapping[str, float | None], among: frozenset[str]) -> frozenset[str]:
-    """Give the methods with the highest value, of those in `among` that have one."""
-    found = {m: value for m, value in values.items() if value is not None and m in among}
-    return frozenset(m for m, value in found.items() if value == max(found.values()))
 
 
 def _sorted_rates(rows: Iterable[Row]) -> tuple[Rate, ...]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from trafficzip.errors import ConfigError
-from trafficzip.report.cluster_groups import exchanges, studies, study_of, trainings
+from trafficzip.report.cluster_best import study_of
+from trafficzip.report.cluster_groups import exchanges, studies, trainings
 from trafficzip.report.cluster_methods import looks
 from trafficzip.report.cluster_rows import Place, Row, read_rows
 from trafficzip.report.cluster_sections import Section, exchange_section, study_section, training_section

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trafficzip.report.cluster_best import other_plan
 from trafficzip.report.cluster_curves import accuracy_bytes_plot, accuracy_time_plot
 from trafficzip.report.cluster_groups import Exchange, Study, Training
 from trafficzip.report.cluster_methods import BASELINE, Look, in_order
@@ -11,12 +12,11 @@ from trafficzip.report.cluster_rows import Row
 from trafficzip.report.cluster_tables import (
     Table,
     accuracy_table,
-    break_even_table,
     exchange_table,
     figures_table,
-    speed_up_table,
 )
 from trafficzip.report.cluster_text import place_name, rate_name, setting_name
+from trafficzip.report.cluster_verdicts import break_even_table, speed_up_table
 
 _FIT = (
     "Step time is fitted as T = a + b / bandwidth by least squares of the relative error over the shaped links: "
@@ -151,10 +151,12 @@ def _accuracy_parts(name: str, training: Training, study: Study | None, every: M
     looks = {m: every[m] for m in in_order(study.runs, every)}
     sent = {m: study.wire_bytes(m, hosts=training.place.hosts) or training.wire_bytes(m) for m in looks}
     band = " Lines are means over seeds, bands reach from the lowest to the highest." if _many(study, looks) else ""
+    absent = " A method is left out on links on which it chose another plan than in its accuracy runs."
+    absent = absent if other_plan(training, study) else ""
     shown = (
         (
             "Accuracy against time",
-            f"Steps of the accuracy runs times the median step on each link, without evaluation.{band}",
+            f"Steps of the accuracy runs times the median step on each link, without evaluation.{band}{absent}",
             "time",
             accuracy_time_plot(training, study, looks),
         ),
