@@ -6,7 +6,7 @@ import pytest
 
 from trafficzip.cluster.jobs import METHOD_NAMES, Job, Task, plan
 from trafficzip.cluster.methods import METHODS
-from trafficzip.cluster.rows import COLUMNS, RowFile, job_columns
+from trafficzip.cluster.rows import COLUMNS, RowFile, command_line, job_columns
 from trafficzip.cluster.sweep import pending_jobs
 from trafficzip.errors import ConfigError
 
@@ -72,6 +72,13 @@ def test_sweep_goes_on_where_it_ended(tmp_path):
     assert pending_jobs(found, jobs, PLACE, rerun=False) == jobs[5:]  # a failed job is tried again
     assert pending_jobs(found, jobs, PLACE | {"hosts": "8"}, rerun=False) == jobs
     assert pending_jobs(found, jobs, PLACE, rerun=True) == jobs
+    others = plan(**(SWEEP | {"workloads": ["training"], "task": Task(peak_lr=0.1)}))
+    assert pending_jobs(found, others, PLACE, rerun=False) == others
+
+
+def test_command_leaves_out_the_folder():
+    words = ["/usr/bin/trafficzip", "bench", "cluster", "--out", "/home/me/x", "--hosts", "2", "--out=/y"]
+    assert command_line(words) == "trafficzip bench cluster --hosts 2"
 
 
 def test_rows_are_written_whole(tmp_path):

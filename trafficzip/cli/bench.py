@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -83,6 +84,8 @@ def cluster(
     ),
 ) -> None:
     """Put methods beside each other: seconds, bytes at the interface, accuracy. Goes on where a killed sweep ended."""
+    if find_spec("jinja2") is None:  # now, not after an hour
+        _fail("the report needs jinja2: pip install 'trafficzip[bench]'", 2)
     from trafficzip.cluster.sweep import Setup, is_rank  # here: importing torch takes seconds
 
     try:

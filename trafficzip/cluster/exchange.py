@@ -54,7 +54,7 @@ def run_exchange(
         bucket_cap_mb=4 * elements / 2**20 + 1 if whole else None,
     )
     handle = method.attach(model, timeout_s)
-    payload = PayloadCounter(handle)
+    payload = PayloadCounter(None if job.method == "auto" else handle)  # whose steps may be dense
     steps = cycle(gradients)
 
     def step() -> None:

@@ -50,6 +50,11 @@ class Task:
         """Name the network and how it is trained."""
         return f"resnet20 width {self.width} patch {self.patch}"
 
+    @property
+    def key(self) -> str:
+        """Give what tells this training from others, as a row's columns hold it."""
+        return f"{self.network} {self.data} {self.batch} {self.peak_lr} {self.momentum}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -79,8 +84,8 @@ class Job:
             self.workload,
             self.method,
             self.rate,
-            f"{self.megabytes:g}" if self.workload == "exchange" else "",
-            "" if self.workload == "exchange" else f"{self.task.network} {self.task.data} {self.task.batch}",
+            f"{self.megabytes:g} {self.task.data}" if self.workload == "exchange" else "",
+            "" if self.workload == "exchange" else self.task.key,
             f"{self.steps} {self.target:g} {self.seed}" if self.workload == "accuracy" else "",
         )
 

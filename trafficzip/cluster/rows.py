@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
         row["workload"],
         row["method"],
         row["rate"],
-        row["megabytes"],
-        f"{row['network']} {row['data']} {row['batch']}" if training else "",
+        "" if training else f"{row['megabytes']} {row['data']}",
+        " ".join(row[name] for name in ("network", "data", "batch", "peak_lr", "momentum")) if training else "",
         f"{row['steps']} {row['target'] or 0} {row['seed']}" if row["workload"] == "accuracy" else "",
     )
 
@@ -166,6 +167,8 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:
-    """Give the command by which this program was started."""
+    """Give the command by which this program was started, but for the folder where it writes."""
     words = list(sys.argv if arguments is None else arguments)
-    return " ".join([Path(words[0]).name, *words[1:]])
+    name = Path(words[0]).name
+    kept = [word for before, word in pairwise(words) if "--out" not in (before, word.partition("=")[0])]
+    return " ".join(["trafficzip" if name == "__main__.py" else name, *kept])
