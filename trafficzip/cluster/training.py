@@ -30,7 +30,7 @@ from trafficzip.local_sgd import LocalSteps
 
 _WEIGHT_DECAY = 1e-4
 _WARMUP = 0.15  # share of the run over which the learning rate rises
-_POINTS = 12  # of an accuracy curve
+_POINTS = 6  # of an accuracy curve; a test takes as long as many steps
 
 
 @dataclass(slots=True, eq=False)
