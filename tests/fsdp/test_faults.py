@@ -1,9 +1,11 @@
 """A rank that fails, dies or freezes in backward: every other rank raises soon, and says why."""
 
 import pytest
+import torch
 
 from tests.distributed import die, freeze, run_fresh
 from tests.fsdp.training import Training
+from trafficzip.errors import CollectiveError
 
 SOON_S = 45.0  # start of the processes, a few steps and the failure, on a busy machine
 
@@ -51,3 +53,24 @@ def test_failure_reaches_every_rank(how, own, reason):
         assert "CollectiveError" in outcomes[rank].error
         assert outcomes[rank].seconds < SOON_S
     assert any(reason in outcomes[rank].error for rank in (0, 2))
+
+
+def _go_on(rank, world_size):
+    training = Training(rank)
+    training.steps(0, 2)
+    if rank == 1:
+        training.handle.exchange.finish = _fail
+    with pytest.raises((CollectiveError, MemoryError)):
+        training.steps(2, 3)
+    for gradients in (True, False):  # both gather weights
+        with (
+            pytest.raises(CollectiveError, match=r"earlier exchange failed.*no room"),
+            torch.set_grad_enabled(gradients),
+        ):
+            training.net(torch.zeros(1, 37))
+    return True
+
+
+def test_going_on_after_a_failure_raises_its_reason():
+    outcomes = run_fresh(2, _go_on)
+    assert [outcome.value for outcome in outcomes] == [True, True], [outcome.error for outcome in outcomes]

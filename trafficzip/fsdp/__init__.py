@@ -7,11 +7,12 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from trafficzip.comm.agreement import agree, refusing
-from trafficzip.comm.transport import GlooTransport
+from trafficzip.comm.transport import GlooTransport, Transport
 from trafficzip.compressor import Compressor
 from trafficzip.errors import ConfigError
 from trafficzip.fsdp.compression import Config, Stats
@@ -59,6 +60,7 @@ def register(
     agree(transport, compression.describe())
     for unit in compression.units:
         modules[unit.name].set_custom_reduce_scatter(CompressedReduceScatter(compression, unit))
+    _stop_after_failure(model, compression.transport)
     return compression
 
 
@@ -96,6 +98,7 @@ def register_replicas(
     agree(transport, {**compression.describe(), "shard": compression.shard_rank})
     for unit in compression.units:
         modules[unit.name].set_all_reduce_hook(ReplicaHook(compression, unit, replica_group))
+    _stop_after_failure(model, compression.transport)
     return compression
 
 
@@ -113,6 +116,19 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup:
         raise ConfigError(f"all modules must be sharded over the same ranks, found {where}")
     ((_, found),) = groups.values()
     return found
+
+
+def _stop_after_failure(model: nn.Module, transport: Transport) -> None:
+    """Make forward passes raise CollectiveError once an exchange has failed.
+
+    The failure left each rank at another place of its backward pass, so FSDP2's next all-gather could meet another
+    rank's leftover one: Gloo ends the process where sizes differ.
+    """
+
+    def before_forward(module: nn.Module, inputs: Any) -> None:
+        transport.check()
+
+    model.register_forward_pre_hook(torch.compiler.disable(before_forward), prepend=True)  # type: ignore[no-untyped-call]
 
 
 def _check_free(name: str, what: str, found: Any) -> None:
