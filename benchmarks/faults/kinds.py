@@ -11,6 +11,7 @@ _FROZEN = Strike(action="freeze", at="exchange")
 _FROZEN_5_S = Strike(action="freeze", at="exchange", seconds=5.0)
 _CUT_5_S = Strike(action="cut", seconds=5.0)
 _OTHER_MULTIPLIER = Options(options={"compressor": with_multiplier(THREE_LC_RANS, 1.5)})
+_CAUGHT: dict[str, Any] = {"fault": Damage(how="flip"), "catches": 2, "steps": 12, "says": r"earlier.*rank \d"}
 
 
 def kinds() -> list[Case]:
@@ -30,7 +31,8 @@ def hierarchical() -> list[Case]:
     return [
         case("killed inside a node", ERROR, fault=_KILLED, fallen=(1,)),
         case("killed between nodes", ERROR, fault=between, fallen=(1,)),
-        case("frozen inside a node", ERROR, fault=_FROZEN, fallen=(1,)),
+        # Rank 2 waits for rank 3, which waits for rank 1: where both waits end at once, rank 2 knows of rank 3 only.
+        case("frozen inside a node", ERROR, fault=_FROZEN, fallen=(1,), says=r"rank 1\b|rank 3\b.*silent for 8 s"),
         case("frozen for 5 s inside a node", CONTINUES, fault=_FROZEN_5_S, timeout_s=30.0),
         case("a bit flipped between nodes", ERROR, fault=Damage(how="flip"), struck=(2,), says=r"rank 2\b"),
         case("other nodes", ERROR, fault=Options(options={"nodes": (0, 1, 0, 1)}), says="disagree about nodes"),
@@ -52,6 +54,7 @@ def overlapped() -> list[Case]:
         case("frozen within an exchange", ERROR, fault=_FROZEN, fallen=(1,)),
         case("frozen for 5 s within an exchange", CONTINUES, fault=_FROZEN_5_S, timeout_s=30.0),
         case("a bit flipped", ERROR, fault=Damage(how="flip"), says=r"rank \d"),
+        case("an error is caught and training goes on", ERROR, **_CAUGHT),
         case("memory error in the codec", ERROR, fault=CodecFails(), fallen=(1,)),
         case("not finite in one step", CONTINUES, fault=NonFinite(), exact=False, nonfinite_steps=1),
     ]
@@ -77,6 +80,7 @@ def sharded() -> list[Case]:
             says=r"Connection (closed|reset) by peer|[Tt]imed? ?out",
         ),
         case("a bit flipped", ERROR, fault=Damage(how="flip"), says=r"rank \d"),
+        case("an error is caught and training goes on", ERROR, **_CAUGHT),
         case("another multiplier", ERROR, fault=_OTHER_MULTIPLIER, says=r"disagree about compressor.*1\.5"),
         case("not finite in one step", CONTINUES, fault=NonFinite(), exact=False, nonfinite_steps=1),
         case("link cut for 5 s", CONTINUES, fault=_CUT_5_S, timeout_s=40.0, network=True),
