@@ -48,6 +48,7 @@ class Recipe:
 
     kind: "dense", "gradients" (compressed in every step) or "local".
     every: inner steps between two rounds of local steps.
+    momentum_share: share of the run over which the outer momentum rises from 0.
     dense_share: share of the run, from its begin, in which gradients travel dense.
     batch: sequences per worker and step.
     """
@@ -58,6 +59,7 @@ class Recipe:
     small: Compressor = INT8
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
+    momentum_share: float = 0.0
     lr: float = 4e-3
     beta1: float = 0.9
     beta2: float = 0.99
@@ -69,6 +71,7 @@ COMPRESSORS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "sign": O
 NUMBERS = {
     "outer": "outer_lr",
     "m": "outer_momentum",
+    "rise": "momentum_share",
     "lr": "lr",
     "beta1-": "beta1",
     "beta2-": "beta2",
@@ -234,6 +237,7 @@ def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, st
             every=recipe.every,
             outer_lr=recipe.outer_lr,
             outer_momentum=recipe.outer_momentum,
+            momentum_rounds=round(recipe.momentum_share * steps / recipe.every),
             small=recipe.small,
             transport=transports[rank],
         )
@@ -250,7 +254,11 @@ def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, st
                 optimizer.zero_grad()
                 loss_of(replica, text.batch(generator, recipe.batch)).backward()
                 optimizer.step()
-            list(pool.map(LocalSteps.step, workers))
+            if (step + 1) % recipe.every:  # nothing is exchanged: no need for a thread per worker
+                for worker in workers:
+                    worker.step()
+            else:
+                list(pool.map(LocalSteps.step, workers))
             report(step + 1, sent())
         if steps % recipe.every:
             list(pool.map(LocalSteps.agree, workers))

@@ -12,7 +12,7 @@ import trafficzip.ddp
 from tests.ddp.training import TARGETS, all_equal, batch, digest, mlp
 from trafficzip.errors import CollectiveError, ConfigError
 from trafficzip.local_sgd import LocalSteps, merge_state_dicts
-from trafficzip.presets import BFLOAT16, FLOAT32, INT8, THREE_LC_RANS, with_multiplier
+from trafficzip.presets import BFLOAT16, FLOAT32, THREE_LC_RANS, with_multiplier
 
 PLAIN = {"every": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
 
@@ -23,7 +23,8 @@ class Worker:
     def __init__(self, rank, network=mlp, *, optimizer=torch.optim.AdamW, lr=2e-3, **options):
         self.rank = rank
         self.net = network()
-        self.local = LocalSteps(self.net, **({"timeout_s": 30.0, "every": 4} | options))
+        outer = {"outer_momentum": 0.8, "momentum_rounds": 3}
+        self.local = LocalSteps(self.net, **({"timeout_s": 30.0, "every": 4} | outer | options))
         self.optimizer = optimizer(self.net.parameters(), lr=lr)
 
     def step(self, step):
@@ -142,6 +143,45 @@ def _nesterov(rank, world_size):
 def test_outer_step_is_nesterov_sgd(ranks):
     for error in ranks(2, _nesterov):
         assert error < 100 * 2**-24  # 8 steps of a dozen roundings of numbers below 1
+
+
+def _average(rank, world_size):
+    net = Grid()
+    local = LocalSteps(net, FLOAT32, small=FLOAT32, every=2, timeout_s=30.0)
+    with torch.no_grad():
+        for _ in range(2):
+            net.bias += rank + 1.0
+            local.step()
+    return net.bias.tolist()
+
+
+def test_by_default_a_round_averages_the_models(ranks):
+    assert ranks(3, _average) == 3 * [7 * [4.0]]
+
+
+def _rising(rank, world_size):
+    net = Grid()
+    local = LocalSteps(
+        net, FLOAT32, small=FLOAT32, every=1, outer_momentum=0.5, momentum_rounds=4, nesterov=False, timeout_s=30.0
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=2.0**-5)
+    expected, velocity = torch.zeros(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64)
+    for step in range(6):
+        if step == 3:  # the momentum goes on where it was
+            local.load_state_dict(local.state_dict())
+        optimizer.zero_grad()
+        net(_coefficients(rank, step)).backward()
+        optimizer.step()
+        local.step()
+        mean = sum(_coefficients(r, step)[1].double() * 2.0**-5 / 2 for r in range(2))
+        velocity = 0.5 * min(step / 4, 1) * velocity + mean
+        expected -= velocity
+    return float((net.bias.detach().double() - expected).abs().max())
+
+
+def test_outer_momentum_rises_over_the_rounds_asked_for(ranks):
+    for error in ranks(2, _rising):
+        assert error < 100 * 2**-24  # 6 steps of a few roundings of numbers below 4
 
 
 def _nonfinite(rank, world_size, value, where):
@@ -315,9 +355,10 @@ def _disagree(rank, world_size, options):
         ("every", {"every": 8}),
         ("outer_lr", {"outer_lr": 0.5}),
         ("outer_momentum", {"outer_momentum": 0.5}),
+        ("momentum_rounds", {"momentum_rounds": 9}),
         ("nesterov", {"nesterov": False}),
         ("compressor", {"compressor": with_multiplier(THREE_LC_RANS, 1.5)}),
-        ("small", {"small": INT8}),
+        ("small", {"small": BFLOAT16}),
         ("buffers", {"buffers": "keep"}),
         ("exchange", {"exchange": "two_phase"}),
     ],

@@ -22,6 +22,7 @@ class Config:
 
     every: inner steps between two rounds.
     outer_lr, outer_momentum, nesterov: the outer SGD step on the mean difference.
+    momentum_rounds: rounds over which the outer momentum rises from 0; 0 has it whole from the first.
     compressor, small, small_elements: what large and small parameters' differences go through.
     buffers: whether floating-point buffers are averaged in each round, or each rank keeps its own.
 
@@ -32,6 +33,7 @@ class Config:
     every: int
     outer_lr: float
     outer_momentum: float
+    momentum_rounds: int
     nesterov: bool
     compressor: Compressor
     small: Compressor
@@ -46,6 +48,8 @@ class Config:
             raise ConfigError(f"outer_lr must be > 0 and finite, got {self.outer_lr}")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(f"outer_momentum must be in [0, 1), got {self.outer_momentum}")
+        if not isinstance(self.momentum_rounds, int) or self.momentum_rounds < 0:
+            raise ConfigError(f"momentum_rounds must be an integer >= 0, got {self.momentum_rounds!r}")
         if self.small_elements < 0:
             raise ConfigError(f"small_elements must be >= 0, got {self.small_elements}")
         if self.exchange not in ("auto", "all_gather", "two_phase"):
@@ -69,6 +73,7 @@ class Config:
             "every": self.every,
             "outer_lr": self.outer_lr,
             "outer_momentum": self.outer_momentum,
+            "momentum_rounds": self.momentum_rounds,
             "nesterov": self.nesterov,
             "compressor": self.compressor.to_dict(),
             "small": self.small.to_dict(),
