@@ -196,12 +196,13 @@ def cluster_6() -> list[Figure]:
 
 def cluster_7() -> list[Figure]:
     """Local steps, H = 16, from the rows in results/ (an hour; bench_local_steps measures them)."""
-    from benchmarks.bench_local_steps import local_bar
+    from benchmarks.bench_local_steps import BAR_SEEDS, local_bar
 
     found = local_bar()
     return [
         Figure("validation loss above dense, nats (means)", found["gap_nats"], 0.03),
         Figure("times fewer bytes", found["ratio"], 500, at_most=False),
+        Figure("seeds", found["seeds"], BAR_SEEDS, at_most=False),
     ]
 
 
