@@ -121,6 +121,17 @@ def test_flush_applies_all_that_is_pending(ranks, exchange, world_size):
         assert r["wrong"] <= (world_size + 3) * 2**-24
 
 
+def _flush_adam(rank, world_size):
+    training = Training(rank)
+    training.steps(0, 2)
+    with pytest.warns(UserWarning, match="AdamW on compressed gradients .*local_sgd fits it better"):
+        training.hook.flush(torch.optim.AdamW(training.net.parameters()))
+
+
+def test_flush_warns_of_adam(ranks):
+    ranks(2, _flush_adam)
+
+
 def channels_last():
     torch.manual_seed(1)
     unflatten = torch.nn.Unflatten(1, (4, 4, 4))

@@ -1,6 +1,7 @@
 """Local steps on real processes."""
 
 import math
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -182,6 +183,21 @@ def _rising(rank, world_size):
 def test_outer_momentum_rises_over_the_rounds_asked_for(ranks):
     for error in ranks(2, _rising):
         assert error < 100 * 2**-24  # 6 steps of a few roundings of numbers below 4
+
+
+def _warned(rank, world_size, options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        LocalSteps(mlp(), timeout_s=30.0, **options)
+    return [str(w.message) for w in caught if "outer momentum" in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [({}, 0), ({"outer_momentum": 0.9}, 1), ({"outer_momentum": 0.9, "momentum_rounds": 100}, 0)],
+)
+def test_large_momentum_from_the_first_round_on_warns(ranks, options, number):
+    assert [len(messages) for messages in ranks(2, _warned, options)] == [number, number]
 
 
 def _nonfinite(rank, world_size, value, where):
