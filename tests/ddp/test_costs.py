@@ -59,3 +59,10 @@ def test_links_and_sizes_choose_the_mode():
     mixed = costs(0.001, 1e8).best_modes(kinds, ["rans"], [10_000_000, 20_000], overlap=False)
     assert [up_to for up_to, _ in mixed.modes] == [20_000, 10_000_000]
     assert [mode.exchange for _, mode in mixed.modes] == ["all_gather", "two_phase"]
+
+
+def test_other_links_are_told_from_noise():
+    first = costs(0.001, 1e6)
+    assert not costs(0.0015, 0.7e6).has_another_link(first)
+    assert costs(0.004, 1e6).has_another_link(first)
+    assert costs(0.001, 1e7).has_another_link(first)

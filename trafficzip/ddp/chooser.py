@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from trafficzip.comm.agreement import gather_plain
@@ -32,6 +33,7 @@ class Chooser:
     """Chooses plans from measurements that all ranks share, so that all choose alike.
 
     kinds: exchanges that buckets may go through; the first holds the residuals that are saved.
+    rest_s: seconds of this rank's steps without their exchanges.
     factors: by plan, how many times longer than predicted its steps took.
     """
 
@@ -42,6 +44,7 @@ class Chooser:
     small: Compressor
     control: Transport
     log: StepLog
+    rest_s: float = 0.0
     factors: dict[Plan, float] = field(default_factory=dict)
 
     def plans(self, overlap: Overlap) -> Plans:
@@ -57,11 +60,15 @@ class Chooser:
         plan = yield from self._choose(costs, overlapped=overlapped, current=None)
         while True:
             yield from self._settle(plan)
+            self.log.decided = True
             for _ in range(self.auto.recheck_steps):
                 if self.log.unsettled:
                     yield from self._settle(plan)
                 yield plan
-            costs = yield from self._measure(plan, costs)
+            self.log.decided = False
+            earlier, costs = costs, (yield from self._measure(plan, costs))
+            if costs.has_another_link(earlier):
+                self.factors.clear()  # what trials said holds for the links that they ran on
             plan = yield from self._choose(costs, overlapped=overlapped, current=plan)
 
     @property
@@ -76,12 +83,13 @@ class Chooser:
         sizes = self.log.bucket_sizes
         codecs: list[CodecName] = [*self._ternary, "bfloat16"] if self.auto.allow_dense else [*self._ternary]
         found: dict[str, Any] = {}
-        if not plan.dense:
+        if earlier is None:
             rests = []
             for _ in range(_REST_STEPS):
                 yield plan
                 rests.append(max(self.log.period_s - self.log.exchange_s, 0.0))
-            rest_s = min(rests[1:])  # the first one's includes what was done between the steps
+            self.rest_s = min(rests[1:])  # the first one's includes what was done between the steps
+        if not plan.dense:
             while not found:
                 self.log.probe = probe = CodecProbe(codecs, [min(sizes), max(sizes)], self.small)
                 yield plan
@@ -92,7 +100,7 @@ class Chooser:
         measured = measure_link(link, self.control)
         own = {
             "link": list(measured) if link.world_size > 1 else None,
-            "rest_s": earlier.rest_s if earlier else rest_s,
+            "rest_s": self.rest_s,
             "codecs": found,
         }
         answers = gather_plain(self.control, own)
@@ -110,8 +118,10 @@ class Chooser:
         predicted = {plan: costs.step_s(plan, sizes) for plan in self._candidates(costs, sizes, overlapped=overlapped)}
         if current is not None and current not in predicted:
             predicted[current] = costs.step_s(current, sizes)
-        expected = {plan: step_s * self._factor(plan, current) for plan, step_s in predicted.items()}
-        bound = _HOPELESS * min(expected.values()) if current is None else _HOPELESS_LATER * expected[current]
+        expected = {plan: step_s * self._factor(plan) for plan, step_s in predicted.items()}
+        bound = _HOPELESS * min(expected.values())
+        if current is not None and self.factors:
+            bound = min(bound, _HOPELESS_LATER * expected[current])
         promising = sorted((plan for plan in expected if expected[plan] <= bound), key=expected.__getitem__)
         finalists = [plan for plan in predicted if plan in promising[:_MOST_TRIED] or plan == current]
         texts = ", ".join(f"{plan}: {1000 * step_s:.3g} ms" for plan, step_s in expected.items())
@@ -120,16 +130,18 @@ class Chooser:
             best, why = finalists[0], "all others are predicted to be much slower"
         else:
             result = yield from try_plans(finalists, self.log, self.control)
-            self.factors |= {plan: step_s / predicted[plan] for plan, step_s in result.step_s.items()}
+            self.rest_s = min(costs.rest_s, *result.step_s.values())
+            costs = replace(costs, rest_s=self.rest_s)
+            self.factors |= {plan: step_s / costs.step_s(plan, sizes) for plan, step_s in result.step_s.items()}
             best, why = result.best, f"steps took {result}"
         report(self.control, self.log, f"chosen: {best}, because {why}")
         return best
 
-    def _factor(self, plan: Plan, current: Plan | None) -> float:
+    def _factor(self, plan: Plan) -> float:
         """Give how many times longer than predicted a plan's steps should take; rather too few for the dense plan."""
-        shared = min(1.0, self.factors.get(current, 1.0)) if current else 1.0  # what is wrong for all plans alike
-        found = self.factors.get(plan, shared)
-        return min(found, shared) if plan.dense and plan != current else found
+        typical = median(self.factors.values()) if self.factors else 1.0
+        found = self.factors.get(plan, typical)
+        return min(found, typical) if plan.dense else found
 
     def _candidates(self, costs: Costs, sizes: Sequence[int], *, overlapped: bool) -> list[Plan]:
         """Give plans in the order in which equally fast ones are taken: what loses less comes first."""

@@ -9,6 +9,8 @@ from trafficzip.ddp.plan import CodecName, Mode, Plan
 
 _RING_GAIN = 1.2  # a ring all-reduce fills a link better than messages between all pairs do
 
+_SAME_LINK = 3.0  # times: measurements of one link differ by less
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -92,6 +94,11 @@ class Costs:
                 modes.pop()
             modes.append((size, found))
         return Plan(tuple(modes), overlap)
+
+    def has_another_link(self, earlier: "Costs") -> bool:
+        """Say whether links are much faster or slower than they were."""
+        pairs = ((self.latency_s, earlier.latency_s), (self.bytes_per_s, earlier.bytes_per_s))
+        return any(max(pair) > _SAME_LINK * min(pair) for pair in pairs)
 
     def __str__(self) -> str:
         link = f"{8e-6 * self.bytes_per_s:.4g} Mbit/s, {1000 * self.latency_s:.3g} ms, rest {1000 * self.rest_s:.4g} ms"

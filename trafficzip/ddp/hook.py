@@ -118,6 +118,14 @@ class GradientCompression:
         """Give how the last step's gradients travelled."""
         return self._plan
 
+    @property
+    def decided(self) -> bool:
+        """Whether what is measured has been chosen and is followed; false in the first steps and while checks go on.
+
+        With overlap "auto" it is false for as long as there is one bucket only.
+        """
+        return self._log.decided
+
     def stats(self) -> Stats:
         """Give counts since registration and of the last step; per parameter, what was sent and what is pending."""
         return make_stats(

@@ -24,6 +24,7 @@ def follow(plan: Plan, overlap: Overlap, log: StepLog, control: Transport) -> Pl
         plan = yield from choose_overlap(plan, log, control)
     else:
         plan = replace(plan, overlap=overlap)
+    log.decided = True
     while True:
         yield plan
 

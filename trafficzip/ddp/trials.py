@@ -15,7 +15,7 @@ from trafficzip.errors import CollectiveError
 TIMED_STEPS = 3  # of each plan in each round, after one step that still feels the plan before
 LEAST_ROUNDS, MOST_ROUNDS = 3, 8
 LEAST_S = 2.0  # rounds go on for so long: other load on a machine comes in bursts
-DROP_BEYOND = (1.5, 1.25, 1.15, 1.1)  # times the best after each round, and after later ones: such a plan is out
+DROP_BEYOND = (2.0, 1.4, 1.2, 1.1)  # times the best after each round, and after later ones: such a plan is out
 NOISE = 0.03  # plans within this share of the best are equal, and the first of them is taken
 
 
@@ -36,6 +36,7 @@ class StepLog:
     exchange_s: seconds of its exchanges, codecs included.
     unsettled: residuals have come from elsewhere since plans were chosen.
     probe: what looks at buckets before they are exchanged.
+    decided: whether steps follow a plan that was chosen, and no trial or warm-up.
     decisions: what was measured and chosen, and why.
     """
 
@@ -45,6 +46,7 @@ class StepLog:
     committed: bool = False
     unsettled: bool = False
     probe: Probe | None = None
+    decided: bool = False
     decisions: list[str] = field(default_factory=list)
     _end: float = 0.0
 
