@@ -181,6 +181,21 @@ def cluster_4() -> list[Figure]:
     ]
 
 
+def cluster_5() -> list[Figure]:
+    """The automatic policy over shaped links: steps against dense ones and the best fixed choice (20 minutes, root)."""
+    from benchmarks.bench_auto import FAST, auto_bar
+
+    figures = []
+    for (rate, millions), found in auto_bar().items():
+        where = f"{rate}, {millions} M parameters"
+        print(f"{where}: 1,000 steps with the decision: {found['total_over_dense']:.3f} x dense,", end=" ")
+        print(f"{found['total_over_best']:.3f} x the best fixed choice")
+        figures.append(Figure(f"{where}: auto / dense", found["over_dense"], 1.05))
+        if rate not in FAST:
+            figures.append(Figure(f"{where}: auto / best fixed choice", found["over_best"], 1.05))
+    return figures
+
+
 def cluster_6() -> list[Figure]:
     """FSDP2 on 2 and 4 ranks: the loss curve against dense, in spreads of the dense seeds (10 minutes)."""
     from benchmarks.bench_fsdp import fsdp_bar
@@ -231,6 +246,7 @@ BARS: dict[str, Callable[[], list[Figure]]] = {
         cluster_2,
         cluster_3,
         cluster_4,
+        cluster_5,
         cluster_6,
         cluster_7,
         cluster_8,
