@@ -101,6 +101,7 @@ def local_steps() -> list[Case]:
         case("frozen within a round", ERROR, fault=_FROZEN, fallen=(1,)),
         case("frozen for 5 s between rounds", CONTINUES, fault=Strike(action="freeze", seconds=5.0), timeout_s=30.0),
         case("a bit flipped", ERROR, fault=Damage(how="flip"), says=r"rank \d"),
+        case("an error is caught and training goes on", ERROR, **_CAUGHT),
         case(
             "another number of steps in a round",
             ERROR,
