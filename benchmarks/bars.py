@@ -182,7 +182,7 @@ def cluster_4() -> list[Figure]:
 
 
 def cluster_5() -> list[Figure]:
-    """The automatic policy over shaped links: steps against dense ones and the best fixed choice (20 minutes, root)."""
+    """The automatic policy over shaped links: steps against dense ones and the best fixed choice (30 minutes, root)."""
     from benchmarks.bench_auto import FAST, auto_bar
 
     figures = []

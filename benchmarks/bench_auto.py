@@ -104,22 +104,19 @@ def _compare(width: int, budget_s: float) -> dict[str, Any]:
     decide_s = perf_counter() - begin
     runs = {"auto": auto} | {name: _Run(options, width) for name, options in FIXED.items()}
     first = {name: _agreed(run.steps(1)) for name, run in runs.items()}
-    fastest = min(first.values())
-    for name, run in runs.items():  # residuals fill, and "auto" overlap is decided where steps are short
-        if first[name] < _HOPELESS * fastest:
-            run.steps(2)
-            first[name] = _agreed(run.steps(2))
-            run.steps(max(1, min(35, int(budget_s / 8 / first[name]))))
-    fastest = min(first.values())
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():  # residuals fill, and what overlap does is measured
+        if first[name] < 2 * _HOPELESS * min(first.values()):
+            first[name] = _agreed(min(run.steps(1) for _ in range(3)))
+            run.steps(max(1, min(60, int(budget_s / 8 / first[name]))))
+    timed = [name for name in runs if name == "auto" or first[name] < _HOPELESS * min(first.values())]
+    seconds: dict[str, list[float]] = {name: [_agreed(runs[name].steps(1))] for name in runs if name not in timed}
+    seconds |= {name: [] for name in timed}
     rounds = 0
     begin = perf_counter()
     while rounds < 4 or _agreed(perf_counter() - begin) < budget_s:
-        order = list(runs) if rounds % 2 == 0 else list(runs)[::-1]
-        for name in order:
-            if first[name] < _HOPELESS * fastest or rounds == 0:
-                count = max(1, min(5, int(1.0 / first[name])))
-                seconds[name].append(_agreed(runs[name].steps(count)))
+        for name in timed if rounds % 2 == 0 else timed[::-1]:
+            count = max(1, min(5, int(1.0 / first[name])))
+            seconds[name].append(_agreed(runs[name].steps(count)))
         rounds += 1
     return {
         "seconds": seconds,

@@ -54,7 +54,7 @@ def test_first_of_equally_fast_plans_is_taken():
 
 
 def test_slow_plan_leaves_after_the_first_round():
-    (result, plans), _ = run([{A: 1.0, B: 1.05, C: 2.1}] * 2, [[C, A, B]] * 2)
+    (result, plans), _ = run([{A: 1.0, B: 1.05, C: 3.1}] * 2, [[C, A, B]] * 2)
     assert result.best == A
     assert plans.count(C) == 1 + TIMED_STEPS
     assert plans.count(A) >= LEAST_ROUNDS * (1 + TIMED_STEPS)

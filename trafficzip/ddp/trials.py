@@ -13,9 +13,9 @@ from trafficzip.ddp.step import Bucket
 from trafficzip.errors import CollectiveError
 
 TIMED_STEPS = 3  # of each plan in each round, after one step that still feels the plan before
-LEAST_ROUNDS, MOST_ROUNDS = 3, 8
-LEAST_S = 2.0  # rounds go on for so long: other load on a machine comes in bursts
-DROP_BEYOND = (2.0, 1.4, 1.2, 1.1)  # times the best after each round, and after later ones: such a plan is out
+LEAST_ROUNDS, MOST_ROUNDS = 4, 12
+LEAST_S = 4.0  # rounds go on for so long: other load on a machine comes in bursts
+DROP_BEYOND = (3.0, 1.5, 1.25, 1.15, 1.1)  # times the best after each round, and after later ones: such a plan is out
 NOISE = 0.03  # plans within this share of the best are equal, and the first of them is taken
 
 
