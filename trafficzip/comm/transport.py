@@ -227,8 +227,8 @@ class GlooTransport:
             work[0].wait()
         except RuntimeError as error:
             raise CollectiveError(
-                f"exchange with rank {self.ranks[peer]} broke off (it exited, or was silent for {self.timeout_s:g} s): "
-                f"{_first_line(error)}"
+                f"exchange with rank {self.ranks[peer]} broke off (it exited, or was silent for {self.timeout_s:g} s, "
+                f"perhaps because it waits for another rank): {_first_line(error)}"
             ) from error
 
     def _also_silent(self, firsts: dict[int, tuple[Bytes, Work]], peer: int) -> str:
