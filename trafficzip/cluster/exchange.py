@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from itertools import cycle
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trafficzip.cluster.gradients import Replay, load_data, record, width_for
 from trafficzip.cluster.jobs import Job
-from trafficzip.cluster.methods import describe, meter_of, method_named, settle_rounds
+from trafficzip.cluster.methods import describe, meter_of, method_named, settle
 from trafficzip.cluster.payload import PayloadCounter
 from trafficzip.cluster.timing import rounds_for, time_rounds
 
@@ -69,10 +68,7 @@ def run_exchange(
         with model.no_sync():
             step()
 
-    for _ in range(settle_rounds(method, handle=handle, one_bucket=whole)):
-        begin = perf_counter()
-        step()
-        last_s = perf_counter() - begin
+    last_s = settle(step, method, handle=handle, one_bucket=whole)
     payload.reset()
     rounds = rounds_for(job.budget_s, last_s, at_least=job.min_rounds)
     timed = time_rounds(step, rounds, interface=interface, meter=lambda: meter_of(handle))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from trafficzip.local_sgd import LocalSteps
 from trafficzip.metrics import TrafficMeter
 from trafficzip.presets import INT8_BLOCKWISE, ONE_BIT, THREE_LC, THREE_LC_RANS, TOP_K, with_multiplier
 
-_TRIAL_STEPS = 35
+_MOST_TRIALS = 500  # steps
 
 Attached = ddp.GradientCompression | LocalSteps | None
 Attach = Callable[[DistributedDataParallel, float], Attached]
@@ -30,12 +31,14 @@ class Method:
     attach: puts it on a wrapped model, with a timeout in seconds, and gives its handle, None for torch's own methods.
     one_bucket: the model must travel as one bucket.
     settle: rounds until its traffic is what it will be.
+    decides: whether it begins by choosing what to do.
     every: steps between two exchanges; more than 1 means that the model is not wrapped, but trained by local steps.
     """
 
     attach: Attach
     one_bucket: bool = False
     settle: int = 2
+    decides: bool = False
     every: int = 1
 
 
@@ -104,7 +107,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "three_lc_rans_s1.0": _ternary(THREE_LC_RANS, 1.0),
         "default": Method(attach=_ours(ddp.DEFAULT_SCHEDULE), settle=10),
         "two_phase": Method(attach=_ours(THREE_LC_RANS, exchange="two_phase"), settle=10),
-        "auto": Method(attach=_ours("auto"), settle=60),
+        "auto": Method(attach=_ours("auto"), settle=10, decides=True),
         "local_h16": Method(attach=_local, every=16),
     }
 )
@@ -121,10 +124,22 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def settle_rounds(method: Method, *, handle: Attached, one_bucket: bool) -> int:
-    """Give how many rounds to leave out; with several buckets, a hook of ours first tries overlap on and off."""
-    tries = isinstance(handle, ddp.GradientCompression) and not one_bucket
-    return method.settle + (_TRIAL_STEPS if tries else 0)
+def settle(step: Callable[[], object], method: Method, *, handle: Attached, one_bucket: bool) -> float:
+    """Take the steps that are left out of what is timed; give the seconds of the last one. A collective call.
+
+    A hook of ours first tries overlap on and off, where there are several buckets, and "auto" tries much more.
+    """
+    deciding = isinstance(handle, ddp.GradientCompression) and (method.decides or not one_bucket)
+    done = 0
+    while deciding and done < _MOST_TRIALS and not handle.decided:  # type: ignore[union-attr]
+        step()
+        done += 1
+    seconds = 0.0
+    for _ in range(method.settle):
+        begin = perf_counter()
+        step()
+        seconds = perf_counter() - begin
+    return seconds
 
 
 def describe(handle: Any) -> str:

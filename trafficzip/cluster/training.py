@@ -22,7 +22,7 @@ from trafficzip.cluster.methods import (
     local_steps,
     meter_of,
     method_named,
-    settle_rounds,
+    settle,
 )
 from trafficzip.cluster.timing import rounds_for, time_rounds
 from trafficzip.demo.train import learning_rate_share, rank_batches, test_accuracy
@@ -108,11 +108,12 @@ def run_training(job: Job, *, interface: str | None, device: torch.device, timeo
         for _ in range(every):
             step()
 
-    begin = perf_counter()
-    for _ in range(settle_rounds(method, handle=trainer.handle, one_bucket=method.one_bucket) if every == 1 else 1):
+    if every == 1:
+        last_s = settle(block, method, handle=trainer.handle, one_bucket=method.one_bucket)
+    else:
         begin = perf_counter()
         block()
-    last_s = perf_counter() - begin
+        last_s = perf_counter() - begin
     rounds = rounds_for(job.budget_s, last_s, at_least=job.min_rounds if every == 1 else 2)
     timed = time_rounds(block, rounds, interface=interface, meter=lambda: meter_of(trainer.handle))
     compute_s = _compute_s(trainer, step)
