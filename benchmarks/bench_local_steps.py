@@ -37,6 +37,7 @@ WORKERS = 4
 BATCH = 4
 CONTEXT = 64
 WARMUP = 0.1
+EARLY_EVERY = 4
 POINTS = 10  # of the curve of a run
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 BAR_STEPS, BAR_SEEDS = 1600, 3
@@ -50,6 +51,7 @@ class Recipe:
     kind: "dense", "gradients" (compressed in every step) or "local".
     every: inner steps between two rounds of local steps.
     momentum_share: share of the run over which the outer momentum rises from 0.
+    early_share: share of the run, from its begin, with a round every EARLY_EVERY steps.
     dense_share: share of the run, from its begin, in which gradients travel dense.
     batch: sequences per worker and step.
     """
@@ -64,6 +66,7 @@ class Recipe:
     lr: float = 4e-3
     beta1: float = 0.9
     beta2: float = 0.99
+    early_share: float = 0.0
     dense_share: float = 0.0
     batch: int = BATCH
 
@@ -76,6 +79,7 @@ NUMBERS = {
     "lr": "lr",
     "beta1-": "beta1",
     "beta2-": "beta2",
+    "early": "early_share",
     "dense": "dense_share",
     "batch": "batch",
 }
@@ -255,9 +259,12 @@ def train_local(text: Text, recipe: Recipe, network: nn.Module, *, seed: int, st
                 optimizer.zero_grad()
                 loss_of(replica, text.batch(generator, recipe.batch)).backward()
                 optimizer.step()
-            if (step + 1) % recipe.every:  # nothing is exchanged: no need for a thread per worker
+            early = step < recipe.early_share * steps
+            if early or (step + 1) % recipe.every:  # nothing is exchanged: no need for a thread per worker
                 for worker in workers:
                     worker.step()
+                if early and (step + 1) % EARLY_EVERY == 0:
+                    list(pool.map(LocalSteps.agree, workers))
             else:
                 list(pool.map(LocalSteps.step, workers))
             report(step + 1, sent())
