@@ -213,9 +213,11 @@ def cluster_7() -> list[Figure]:
     """Local steps, H = 16, from the rows in results/ (an hour; bench_local_steps measures them)."""
     from benchmarks.bench_local_steps import BAR_SEEDS, local_bar
 
+    single = local_bar(seeds=1)
+    print(f"longest runs, one seed: {single['steps']} steps, {single['gap_nats']:.4f} nats, {single['ratio']:.0f} x")
     found = local_bar()
     return [
-        Figure("validation loss above dense, nats (means)", found["gap_nats"], 0.03),
+        Figure(f"validation loss above dense after {found['steps']} steps, nats (means)", found["gap_nats"], 0.03),
         Figure("times fewer bytes", found["ratio"], 500, at_most=False),
         Figure("seeds", found["seeds"], BAR_SEEDS, at_most=False),
     ]

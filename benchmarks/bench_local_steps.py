@@ -12,7 +12,7 @@ import argparse
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ WARMUP = 0.1
 EARLY_EVERY = 4
 POINTS = 10  # of the curve of a run
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
-BAR_STEPS, BAR_SEEDS = 1600, 3
+BAR_SEEDS = 3
 HELD_OUT = 0.1  # share of the text, its end, on which the loss is measured
 
 
@@ -71,6 +71,13 @@ class Recipe:
     batch: int = BATCH
 
 
+SHOWN = {  # whose curves are drawn, of 1,600 steps
+    "dense_lr2e-3": "dense",
+    "h4_s0.7_outer1.0_m0.8_rise1.0_lr2e-3": "local steps, every = 4, momentum rising to 0.8",
+    "h16_s0.65_outer1.0_m0.8_rise1.0_lr2e-3": "every = 16, the same",
+    "h16_s0.7_outer1.0_m0_lr2e-3": "every = 16, plain average",
+    "h16_s0.7_outer1.0_m0.5_lr2e-3": "every = 16, momentum 0.5 throughout",
+}
 COMPRESSORS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "sign": ONE_BIT}
 NUMBERS = {
     "outer": "outer_lr",
@@ -341,26 +348,28 @@ def summary(steps: int, *, seeds: int = 1) -> dict[str, dict[str, float]]:
     }
 
 
-def local_bar(steps: int = BAR_STEPS, *, seeds: int = BAR_SEEDS) -> dict[str, float]:
+def local_bar(*, seeds: int = BAR_SEEDS) -> dict[str, float]:
     """Read bar 7 from the rows: the best H = 16 recipe of >= 500 x fewer bytes, against dense at its best rate.
 
-    Both are means over `seeds` seeds or more, on this module's workload of 4 sequences per worker.
+    Both are means over `seeds` seeds or more, of the longest runs of which there are so many.
     """
-    found = {name: f for name, f in summary(steps, seeds=seeds).items() if recipe_of(name).batch == BATCH}
-    dense = [f for name, f in found.items() if recipe_of(name).kind == "dense"]
-    local = [f for name, f in found.items() if recipe_of(name).every == 16 and f["ratio"] >= 500]
-    if not dense or not local:
-        return {"gap_nats": math.nan, "ratio": 0.0, "seeds": 0}
-    first, best = (min(group, key=lambda f: f["loss"]) for group in (dense, local))
-    return {
-        "gap_nats": best["loss"] - first["loss"],
-        "ratio": best["ratio"],
-        "seeds": min(best["seeds"], first["seeds"]),
-    }
+    for steps in sorted({int(row["steps"]) for row in read_rows()}, reverse=True):
+        found = {name: f for name, f in summary(steps, seeds=seeds).items() if recipe_of(name).batch == BATCH}
+        dense = [f for name, f in found.items() if recipe_of(name).kind == "dense"]
+        local = [f for name, f in found.items() if recipe_of(name).every == 16 and f["ratio"] >= 500]
+        if dense and local:
+            first, best = (min(group, key=lambda f: f["loss"]) for group in (dense, local))
+            return {
+                "steps": steps,
+                "gap_nats": best["loss"] - first["loss"],
+                "ratio": best["ratio"],
+                "seeds": min(best["seeds"], first["seeds"]),
+            }
+    return {"steps": 0, "gap_nats": math.nan, "ratio": 0.0, "seeds": 0}
 
 
-def save_curves(path: Path, steps: int, shown: dict[str, str]) -> None:
-    """Draw, as a PNG file, loss against steps, against bytes, and at the end of every recipe's run.
+def save_curves(path: Path, *, steps: int = 1600, shown: Mapping[str, str] = SHOWN) -> None:
+    """Draw, as a PNG file, loss against steps, against bytes, and at the end of every recipe's run, all of seed 0.
 
     shown: what to call the recipes whose curves are drawn; the others are dots in the last picture.
     """
@@ -370,15 +379,18 @@ def save_curves(path: Path, steps: int, shown: dict[str, str]) -> None:
     figure = Figure(figsize=(15, 5.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     by_steps, by_bytes, ends = figure.subplots(1, 3)
-    rows, found = rows_of(steps), summary(steps)
+    rows = {name: row for name, group in rows_of(steps).items() for row in group if row["seed"] == "0"}
     colors = dict(zip(shown, ("#24292f", "#2e7d9a", "#8e5ea2", "#7a9e3f", "#d1495b", "#c98b2b"), strict=False))
     for name, label in shown.items():
-        curve = np.mean([json.loads(row["curve"]) for row in rows[name]], axis=0)  # [points, (step, loss, bytes)]
+        if name not in rows:
+            continue
+        curve = np.array(json.loads(rows[name]["curve"]))  # [points, (step, loss, bytes)]
         by_steps.plot(curve[:, 0], curve[:, 1], "o-", color=colors[name], markersize=3, label=label)
         by_bytes.plot(curve[:, 2] / 1e6, curve[:, 1], "o-", color=colors[name], markersize=3, label=label)
-    for name, f in found.items():
-        ends.plot(f["ratio"], f["loss"], "o", color=colors.get(name, "#b9c0c6"), markersize=8 if name in shown else 4)
-    best = min(f["loss"] for name, f in found.items() if name.startswith("dense"))
+    for name, row in rows.items():
+        point = float(row["ratio"]), float(row["validation_loss"])
+        ends.plot(*point, "o", color=colors.get(name, "#b9c0c6"), markersize=8 if name in shown else 4)
+    best = min(float(row["validation_loss"]) for name, row in rows.items() if name.startswith("dense"))
     ends.axhspan(best, best + 0.03, color="#e3e6e8", label="within 0.03 nats of dense")
     ends.axvline(500, color="#5b6770", linewidth=0.8, linestyle="--", label="500 x fewer bytes")
     for axes, label in ((by_steps, "steps"), (by_bytes, "MB that one worker has sent"), (ends, "times fewer bytes")):
@@ -390,7 +402,8 @@ def save_curves(path: Path, steps: int, shown: dict[str, str]) -> None:
     by_steps.set_title(f"tinyshakespeare, {WORKERS} workers, AdamW, {steps} steps", loc="left")
     by_bytes.set_title("the same against bytes", loc="left")
     ends.set_title("end of every run", loc="left")
-    by_steps.legend(frameon=False)
+    by_steps.set_ylim(top=by_steps.get_ylim()[1] + 0.35)  # room for the legend
+    by_steps.legend(frameon=False, loc="upper right")
     ends.legend(frameon=False)
     figure.savefig(path)
 
@@ -414,8 +427,7 @@ def main() -> None:
             print(row, flush=True)
             write_rows("local_steps", [row])
     if arguments.plot:
-        save_curves(RESULTS / "local_steps.png", arguments.steps)
-        print(local_bar(arguments.steps))
+        save_curves(RESULTS / "local_steps.png")
 
 
 if __name__ == "__main__":
