@@ -6,9 +6,10 @@ python -m benchmarks.bench_cluster page                  # the page and plots fr
 
 A job that has its row is not measured again; --rerun measures it.
 
-Training is at the paper's ratio of compute to traffic. Its table says that a step over 100 Mbit/s links takes 9.22
-times as long dense as with 3LC at s = 1.90, so computing takes at most 1 / 9.22 of the dense step. Here a 4 x 4 patch
-layer and the batch size set the same share: `ratio` prints what it is on this machine.
+Training is near the paper's ratio of compute to traffic. Its table gives that ratio, taken as time = computing + codec +
+traffic / rate: the speed-ups of s = 1.90 over 100 Mbit/s and 1 Gbit/s (9.22, 1.55) solve to a dense step over 100 Mbit/s
+that takes 16.8 times as long as computing, which then also gives the table's 8.1 (7.97) and 1.51 (1.53) for s = 1.00. A
+4 x 4 patch layer and the batch size bring it to about 13 here: less traffic to save than there. `ratio` measures it.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from trafficzip.errors import ConfigError
 INTERFACE = "tz0"  # of every host
 _NETWORK = "10.77.0"
 _CLONE_NEWNET = 0x40000000
-_TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+_TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 
 
 class HostsUnavailableError(ConfigError):

@@ -64,7 +64,9 @@ def _session(network: Hosts, jobs: Sequence[Job], ranks_per_host: int, timeout_s
         control.write_jobs(list(jobs), settings)
         agents = [
             subprocess.Popen(
-                network.command(host, _agent(network, host, ranks_per_host, folder)),
+                network.command(
+                    host, [*_on_cores(host, network.count), *_agent(network, host, ranks_per_host, folder)]
+                ),
                 stdin=subprocess.PIPE,  # never written to: its end tells the workers to leave
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -121,6 +123,14 @@ def _reason(errors: dict[int, str], log: Path) -> str:
     for rank, text in sorted(errors.items()):
         ranks.setdefault(text, []).append(str(rank))
     return "; ".join(f"rank {', '.join(who)}: {text}" for text, who in ranks.items())
+
+
+def _on_cores(host: int, hosts: int) -> list[str]:
+    """Give each host its share of the cores, or one that it shares: left to itself, the kernel moves ranks about."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // hosts
+    own = cores[host * share : (host + 1) * share] if share else [cores[host % len(cores)]]
+    return ["taskset", "--cpu-list", ",".join(map(str, own))]
 
 
 def _agent(network: Hosts, host: int, ranks_per_host: int, folder: str) -> list[str]:
