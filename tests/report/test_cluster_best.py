@@ -41,6 +41,15 @@ def test_ranks_that_differ_are_never_best():
     assert eligible(["dense", "default"], study) == (frozenset({"dense"}), frozenset())
 
 
+def test_overlap_is_no_other_plan():
+    rows = [
+        *(training("default", 1, plan="two_phase schedule, overlapped"), training("dense", 1)),
+        *(accuracy("default", 85, plan="two_phase schedule"), accuracy("dense", 85)),
+    ]
+    (timed,), (study,) = trainings(read_rows(rows)), studies(read_rows(rows))
+    assert other_plan(timed, study) == frozenset()
+
+
 def test_accuracy_runs_speak_only_for_links_on_which_the_plan_was_theirs():
     rows = [
         *(training("auto", 1, plan="quartic"), training("auto", 1, rate="1gbit", plan="dense"), training("dense", 1)),

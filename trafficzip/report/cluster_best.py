@@ -33,7 +33,12 @@ def eligible(methods: Iterable[str], study: Study | None) -> tuple[frozenset[str
 def speaks_for(study: Study, training: Training, method: str, rate: Rate) -> bool:
     """Say whether all accuracy runs of a method did what it did on a link, by its own account of its plan."""
     row = training.cells.get((method, rate))
-    return row is None or all(run.plan == row.plan for run in study.runs.get(method, ()))
+    return row is None or all(_values(run.plan) == _values(row.plan) for run in study.runs.get(method, ()))
+
+
+def _values(plan: str) -> str:
+    """Give the part of a plan that decides about values; overlap changes when bytes travel, and no bit."""
+    return plan.removesuffix(", overlapped")
 
 
 def other_plan(training: Training, study: Study | None) -> frozenset[str]:
