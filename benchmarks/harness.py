@@ -1,7 +1,6 @@
 """Timing side by side, the record of where a row was measured, and the writer of rows."""
 
 import csv
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+
+from trafficzip.cluster.rows import num_cores
+from trafficzip.demo.process import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,8 +62,8 @@ def environment() -> dict[str, str]:
         "torch": version("torch"),
         "numpy": version("numpy"),
         "numba": version("numba"),
-        "cpu": _cpu(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cpu": processor(),
+        "cores": str(num_cores()),
     }
 
 
@@ -98,12 +100,3 @@ def _module() -> list[str]:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     return done.stdout.strip()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficzip.cluster.jobs import Job
+from trafficzip.demo.process import processor
 from trafficzip.errors import ConfigError
 from trafficzip.version import __version__
 
@@ -140,16 +141,6 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 def num_cores() -> int:
     """Give how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Name the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _commit() -> str:

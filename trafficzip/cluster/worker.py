@@ -5,13 +5,10 @@ It runs the jobs of the control folder one after the other. It leaves as soon as
 
 import os
 import sys
-import threading
-import traceback
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,7 +18,8 @@ from trafficzip.cluster.control import Control
 from trafficzip.cluster.exchange import Recorded, run_exchange
 from trafficzip.cluster.jobs import Job
 from trafficzip.cluster.training import run_accuracy, run_training
-from trafficzip.errors import ConfigError, TrafficzipError
+from trafficzip.demo.process import leave_with_parent, tell_errors
+from trafficzip.errors import ConfigError
 
 
 def main() -> None:
@@ -29,8 +27,9 @@ def main() -> None:
     control = Control(Path(sys.argv[1]))
     jobs, settings = control.read_jobs()
     current = [-1]
-    _report_errors(control, current)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    rank = int(os.environ.get("RANK", "0"))
+    tell_errors(lambda text: control.report("error", job=current[0], rank=rank, text=text))
+    leave_with_parent()
     join(settings["backend"], timeout_s=settings["timeout_s"])
     runner = Runner(interface=settings["interface"], timeout_s=settings["timeout_s"])
     for number, job in enumerate(jobs):
@@ -85,25 +84,6 @@ class Runner:
             return run_accuracy(job, on_step=on_step, **place)
         except ConfigError as error:  # raised on every rank alike: what a method needs does not differ between them
             return {"error": str(error)}
-
-
-def _report_errors(control: Control, current: list[int]) -> None:
-    """Make an uncaught error an event; its traceback goes to the log."""
-    rank = int(os.environ.get("RANK", "0"))
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        text = str(error) if issubclass(kind, TrafficzipError) else f"{kind.__name__}: {error}"
-        control.report("error", job=current[0], rank=rank, text=text)
-        traceback.print_exception(kind, error, trace)
-
-    sys.excepthook = report
-
-
-def _exit_with_parent() -> None:
-    """Leave as soon as the launching process closes its end of our standard input, or is gone."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ import json
 import os
 import platform
 import sys
-import threading
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trafficzip.compressor import Compressor
 from trafficzip.demo.data import Dataset, load_cifar10, load_digits
 from trafficzip.demo.networks import DigitsNet, ResNet20
+from trafficzip.demo.process import leave_with_parent, processor, tell_errors
 from trafficzip.demo.settings import Settings
 from trafficzip.demo.train import Compression, RunResult, train
-from trafficzip.errors import TrafficzipError
 from trafficzip.kernels import Groups
 from trafficzip.presets import BFLOAT16
 
@@ -41,8 +38,8 @@ def main() -> None:
     settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
     events = Path(sys.argv[2])
     rank = int(os.environ["RANK"])
-    _report_errors(events, rank)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    tell_errors(lambda text: _append(events, {"event": "error", "rank": rank, "text": text}))
+    leave_with_parent()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=settings.timeout_s))
 
@@ -109,24 +106,6 @@ def _append(events: Path, event: dict[str, Any]) -> None:
         file.write(json.dumps(event) + "\n")  # one write of an appended line: ranks do not cut each other's
 
 
-def _report_errors(events: Path, rank: int) -> None:
-    """Make an uncaught error an event; its traceback goes to the log."""
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        text = str(error) if issubclass(kind, TrafficzipError) else f"{kind.__name__}: {error}"
-        _append(events, {"event": "error", "rank": rank, "text": text})
-        traceback.print_exception(kind, error, trace)
-
-    sys.excepthook = report
-
-
-def _exit_with_parent() -> None:
-    """Leave as soon as the launching process closes its end of our standard input, or is gone."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
-
-
 def _environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
@@ -134,18 +113,9 @@ def _environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "numba": version("numba"),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
