@@ -38,6 +38,7 @@ WIDTHS = {16: 0.27, 78: 6.4}  # of the first stage; millions of parameters
 HOSTS = 4
 BATCH = 16
 TOTAL_STEPS = 1000  # over which a run's total time is reckoned, the decision included
+_SETTLED_STEPS = 300  # of each method before it is timed, where a third of the budget allows
 _HOPELESS = 2.0  # times the fastest method's step: such a method is timed once
 
 
@@ -104,10 +105,10 @@ def _compare(width: int, budget_s: float) -> dict[str, Any]:
     decide_s = perf_counter() - begin
     runs = {"auto": auto} | {name: _Run(options, width) for name, options in FIXED.items()}
     first = {name: _agreed(run.steps(1)) for name, run in runs.items()}
-    for name, run in runs.items():  # residuals fill, and what overlap does is measured
+    for name, run in runs.items():  # payloads grow while residuals fill, overlap is measured, choices are checked
         if first[name] < 2 * _HOPELESS * min(first.values()):
             first[name] = _agreed(min(run.steps(1) for _ in range(3)))
-            run.steps(max(1, min(60, int(budget_s / 8 / first[name]))))
+            run.steps(max(1, min(_SETTLED_STEPS, int(budget_s / 3 / first[name]))))
     timed = [name for name in runs if name == "auto" or first[name] < _HOPELESS * min(first.values())]
     seconds: dict[str, list[float]] = {name: [_agreed(runs[name].steps(1))] for name in runs if name not in timed}
     seconds |= {name: [] for name in timed}

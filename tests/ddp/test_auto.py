@@ -244,7 +244,7 @@ def test_rank_0_logs_what_was_measured_and_why(ranks):
     assert decisions == same
     assert not others
     assert {level for level, _ in messages} == {"INFO"}
-    overlap, measured, predicted, chosen = decisions
+    measured, predicted, chosen, overlap = decisions
     assert overlap.startswith("overlap o")
     assert "because steps took" in overlap
     assert measured.startswith("measured: 0.8 Mbit/s, 1 ms, rest ")

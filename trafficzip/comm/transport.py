@@ -69,9 +69,8 @@ class GlooTransport:
     ranks on the other. A message is an 8-byte head, then the bytes. The head holds the length and a running number, by
     which lost, repeated and leftover messages are told; a negative head announces a failure's text.
     Up to 256 KiB of it go in one piece, the rest in a second. The receiver's buffer for the first piece has room for
-    all of that: Gloo takes pieces shorter than the buffer that awaits them, and refuses longer ones only. It is posted as
-    soon as the message before has come, so that the next one leaves without asking whether it may: that saves a small
-    packet each way and, on a slow or distant link, the time of a round trip.
+    all of that: Gloo takes pieces shorter than the buffer that awaits them, and refuses longer ones only. It is posted
+    as soon as the message before has come, so that the next one leaves without asking whether it may.
 
     Creating it is a collective call over `group` (the default group if None). `timeout_s` bounds every wait.
     """
@@ -95,8 +94,8 @@ class GlooTransport:
             timeout_s=timeout_s,
         )
         self._in_flight: list[Work] = []
-        # Shared with the transports that `among` gives: messages sent to and taken from each rank, first pieces that are
-        # awaited from each rank, and why it broke.
+        # Shared with the transports that `among` gives: messages sent to and taken from each rank, the pieces awaited
+        # from each, and why it broke.
         self._num_sent: Counter[int] = Counter()
         self._num_taken: Counter[int] = Counter()
         self._awaited: dict[int, tuple[Bytes, Work]] = {}

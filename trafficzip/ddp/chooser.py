@@ -15,7 +15,7 @@ from trafficzip.compressor import Compressor
 from trafficzip.ddp.config import Auto, Overlap
 from trafficzip.ddp.costs import Costs, combine
 from trafficzip.ddp.plan import DENSE, CodecName, Mode, Plan
-from trafficzip.ddp.policy import Plans, choose_overlap, report, warm_up
+from trafficzip.ddp.policy import Plans, report, warm_up
 from trafficzip.ddp.probe import CodecProbe, measure_link
 from trafficzip.ddp.state import fold_owner
 from trafficzip.ddp.trials import StepLog, try_plans
@@ -25,7 +25,9 @@ _TERNARY: tuple[CodecName, ...] = ("rans", "zero_run", "quartic")
 _HOPELESS = 1.5  # times the best prediction: such plans are not tried
 _HOPELESS_LATER = 1.15  # the same at later checks, whose predictions know how earlier trials went
 _MOST_TRIED = 5
+_MOST_OVERLAPPED = 2
 _REST_STEPS = 4
+_FIRST_CHECK_STEPS = 100  # to the second check, then twice as many each time: payloads grow while residuals fill
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -49,19 +51,15 @@ class Chooser:
 
     def plans(self, overlap: Overlap) -> Plans:
         """Yield the plan of each step to come, for ever."""
-        base = Plan.of(Mode(self.kinds[0], self._ternary[0]))
+        base = replace(Plan.of(Mode(self.kinds[0], self._ternary[0])), overlap=overlap is True)
         yield from warm_up(base)
-        if overlap == "auto":
-            plan = (yield from choose_overlap(base, self.log, self.control)) if len(self.log.bucket_sizes) > 1 else base
-        else:
-            plan = replace(base, overlap=bool(overlap))
-        overlapped = plan.overlap
         costs = yield from self._measure(base, None)
-        plan = yield from self._choose(costs, overlapped=overlapped, current=None)
+        plan = yield from self._choose(costs, overlap, current=None)
+        steps = min(_FIRST_CHECK_STEPS, self.auto.recheck_steps)
         while True:
             yield from self._settle(plan)
             self.log.decided = True
-            for _ in range(self.auto.recheck_steps):
+            for _ in range(steps):
                 if self.log.unsettled:
                     yield from self._settle(plan)
                 yield plan
@@ -69,7 +67,8 @@ class Chooser:
             earlier, costs = costs, (yield from self._measure(plan, costs))
             if costs.has_another_link(earlier):
                 self.factors.clear()  # what trials said holds for the links that they ran on
-            plan = yield from self._choose(costs, overlapped=overlapped, current=plan)
+            plan = yield from self._choose(costs, overlap, current=plan)
+            steps = min(2 * steps, self.auto.recheck_steps)
 
     @property
     def _ternary(self) -> Sequence[CodecName]:
@@ -112,10 +111,13 @@ class Chooser:
 
     # ---- choosing ----
 
-    def _choose(self, costs: Costs, *, overlapped: bool, current: Plan | None) -> Generator[Plan, None, Plan]:
-        """Predict, try what may be fastest, and return what was."""
+    def _choose(self, costs: Costs, overlap: Overlap, *, current: Plan | None) -> Generator[Plan, None, Plan]:
+        """Predict, try what may be fastest, and return what was; where it is open, try that with overlap too."""
         sizes = self.log.bucket_sizes
-        predicted = {plan: costs.step_s(plan, sizes) for plan in self._candidates(costs, sizes, overlapped=overlapped)}
+        if current is not None and overlap == "auto":
+            current = replace(current, overlap=False)
+        candidates = self._candidates(costs, sizes, overlapped=overlap is True)
+        predicted = {plan: costs.step_s(plan, sizes) for plan in candidates}
         if current is not None and current not in predicted:
             predicted[current] = costs.step_s(current, sizes)
         expected = {plan: step_s * self._factor(plan) for plan, step_s in predicted.items()}
@@ -126,6 +128,7 @@ class Chooser:
         finalists = [plan for plan in predicted if plan in promising[:_MOST_TRIED] or plan == current]
         texts = ", ".join(f"{plan}: {1000 * step_s:.3g} ms" for plan, step_s in expected.items())
         report(self.control, self.log, f"predicted: {texts}; trying {len(finalists)}")
+        fastest = finalists
         if len(finalists) == 1:
             best, why = finalists[0], "all others are predicted to be much slower"
         else:
@@ -134,7 +137,13 @@ class Chooser:
             costs = replace(costs, rest_s=self.rest_s)
             self.factors |= {plan: step_s / costs.step_s(plan, sizes) for plan, step_s in result.step_s.items()}
             best, why = result.best, f"steps took {result}"
+            fastest = sorted(finalists, key=result.step_s.__getitem__)
         report(self.control, self.log, f"chosen: {best}, because {why}")
+        contenders = [replace(plan, overlap=True) for plan in fastest if not plan.dense][:_MOST_OVERLAPPED]
+        if overlap == "auto" and len(sizes) > 1 and contenders:
+            result = yield from try_plans([best, *contenders], self.log, self.control)
+            best = result.best
+            report(self.control, self.log, f"overlap {'on' if best.overlap else 'off'}, because steps took {result}")
         return best
 
     def _factor(self, plan: Plan) -> float:
@@ -149,11 +158,9 @@ class Chooser:
         codecs: list[Sequence[CodecName]] = [["bfloat16"]] if self.auto.allow_dense else []
         codecs += [self._ternary, *([codec] for codec in self._ternary)]
         choices = [(self.kinds, names) for names in codecs] + [([kind], self._ternary) for kind in self.kinds]
-        for kinds, names in choices:
-            plan = costs.best_modes(kinds, names, sizes, overlap=overlapped)
-            if plan not in found:
-                found.append(plan)
-        return found
+        choices += [([kind], [codec]) for kind in self.kinds for codec in self._ternary]
+        plans = [costs.best_modes(kinds, names, sizes, overlap=overlapped) for kinds, names in choices]
+        return list(dict.fromkeys([*found, *plans]))
 
     def _settle(self, plan: Plan) -> Plans:
         """Bring what is pending to where `plan` sends it; where it compresses nothing, send all of it, exactly."""

@@ -61,14 +61,22 @@ class Costs:
 
     def bucket_s(self, mode: Mode, num_elements: int) -> float:
         """Predict the seconds of one bucket's exchange, without what passes inside nodes."""
+        return self.codec_s(mode, num_elements) + self.link_s(mode, num_elements)
+
+    def codec_s(self, mode: Mode, num_elements: int) -> float:
+        """Predict the seconds in which one bucket is compressed and decompressed."""
         costs, w = self.codecs[mode.codec], self.num_workers
         n = num_elements / self.num_parts
-        sent = (w - 1) * costs.num_bytes(n)
         if mode.exchange == "all_gather":
-            return costs.encode_s(n) + w * costs.decode_s(n) + self.latency_s + sent / self.bytes_per_s
+            return costs.encode_s(n) + w * costs.decode_s(n)
         # An owner encodes its share once more; it decodes the frames for its share, again when it commits, and the end.
-        codec_s = costs.encode_s(n) + costs.encode_s(n / w) + 2 * costs.decode_s(n) + costs.decode_s(num_elements)
-        return codec_s + 2 * (self.latency_s + sent / w / self.bytes_per_s)
+        return costs.encode_s(n) + costs.encode_s(n / w) + 2 * costs.decode_s(n) + costs.decode_s(num_elements)
+
+    def link_s(self, mode: Mode, num_elements: int) -> float:
+        """Predict the seconds for which one bucket's exchange waits for links."""
+        w = self.num_workers
+        sent_s = (w - 1) * self.codecs[mode.codec].num_bytes(num_elements / self.num_parts) / self.bytes_per_s
+        return self.latency_s + sent_s if mode.exchange == "all_gather" else 2 * (self.latency_s + sent_s / w)
 
     def dense_s(self, bucket_sizes: Sequence[int]) -> float:
         """Predict the seconds of all buckets' float32 all-reduces, at best."""
@@ -77,11 +85,15 @@ class Costs:
         return 2 * self.latency_s * len(bucket_sizes) + sent / (self.bytes_per_s * self.num_parts * _RING_GAIN)
 
     def step_s(self, plan: Plan, bucket_sizes: Sequence[int]) -> float:
-        """Predict the seconds of a step: at best where exchanges and computation overlap, as dense ones do."""
+        """Predict the seconds of a step; with overlap links are waited for while cores compute or compress.
+
+        Of the dense plan these are the fewest possible, since how much DDP's all-reduces overlap is not known.
+        """
         if plan.dense:
             return max(self.rest_s, self.dense_s(bucket_sizes))
-        exchange_s = sum(self.bucket_s(plan.mode_for(size), size) for size in bucket_sizes)
-        return max(self.rest_s, exchange_s) if plan.overlap else self.rest_s + exchange_s
+        codec_s = sum(self.codec_s(plan.mode_for(size), size) for size in bucket_sizes)
+        link_s = sum(self.link_s(plan.mode_for(size), size) for size in bucket_sizes)
+        return max(self.rest_s + codec_s, link_s) if plan.overlap else self.rest_s + codec_s + link_s
 
     def best_modes(
         self, kinds: Sequence[ExchangeKind], codecs: Sequence[CodecName], bucket_sizes: Sequence[int], *, overlap: bool
