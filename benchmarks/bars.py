@@ -179,11 +179,11 @@ def cluster_4() -> list[Figure]:
     from benchmarks.bench_cluster import bytes_over_payload
 
     found = bytes_over_payload([2, 4, 8])
-    for (hosts, mtu), ratio in found.items():
-        print(f"{hosts} hosts, packets of {mtu}: {ratio['wire']:.4f} on the wire, {ratio['counted']:.4f} as counted")
+    for (hosts, data), ratio in found.items():
+        print(f"{hosts} hosts, {data} ({ratio['bits']:.2f} bits a value): {ratio['counted']:.4f} as counted")
     return [
-        Figure(f"wire / (2 (N - 1) / N x payload), {hosts} hosts, packets of {mtu}", ratio["wire"], 1.03)
-        for (hosts, mtu), ratio in found.items()
+        Figure(f"wire / (2 (N - 1) / N x payload), {hosts} hosts, {data}", ratio["wire"], 1.03)
+        for (hosts, data), ratio in found.items()
     ]
 
 

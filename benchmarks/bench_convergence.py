@@ -26,7 +26,7 @@ from benchmarks.harness import RESULTS, write_rows
 from benchmarks.recipes import RECIPES, Recipe
 from trafficzip.comm.exchange import Codecs, Exchange, Pending, TwoPhase
 from trafficzip.comm.layout import Parameter, Shard, bucket_shards, own_pieces, owned_sizes
-from trafficzip.comm.transport import local_transports
+from trafficzip.comm.local import local_transports
 from trafficzip.demo.data import Dataset, crop_and_flip, load_cifar10
 from trafficzip.demo.networks import ResNet20
 from trafficzip.error_feedback import ErrorFeedback, starts_of

@@ -28,7 +28,7 @@ from torch.nn import functional
 from benchmarks.bench_convergence import Cluster, learning_rate
 from benchmarks.harness import RESULTS, write_rows
 from trafficzip.comm.exchange import Codecs
-from trafficzip.comm.transport import local_transports
+from trafficzip.comm.local import local_transports
 from trafficzip.compressor import Compressor
 from trafficzip.local_sgd import LocalSteps
 from trafficzip.presets import BFLOAT16, FLOAT32, INT8, ONE_BIT, THREE_LC_RANS, with_multiplier

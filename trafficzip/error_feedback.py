@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError
+from trafficzip.kernels import Groups
 
 F32 = NDArray[np.float32]
 
@@ -41,6 +42,11 @@ class ErrorFeedback:
     def scale(self, factor: float) -> None:
         """Multiply every residual, for values whose unit has changed (loss scaling)."""
         self.residual *= np.float32(factor)
+
+    def keep(self, lost: F32, groups: Groups) -> None:
+        """Take what compression lost, which lies at the groups' value starts, as their residuals."""
+        for size, value, kept in zip(groups.sizes, groups.value_starts, groups.residual_starts, strict=True):
+            self.residual[kept : kept + size] = lost[value : value + size]
 
     def state_dict(self) -> dict[str, F32]:
         """Give a copy of every residual by key."""

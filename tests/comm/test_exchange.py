@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trafficzip.comm.assembly import make_exchange
 from trafficzip.comm.exchange import Codecs
 from trafficzip.comm.layout import Parameter
-from trafficzip.comm.transport import local_transports
+from trafficzip.comm.local import local_transports
 from trafficzip.error_feedback import starts_of
 from trafficzip.errors import CollectiveError, CorruptPayloadError
 from trafficzip.kernels import Groups, reference

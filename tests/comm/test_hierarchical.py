@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.comm.test_exchange import SIZES, Rank, Simulation, in_threads, make_gradients, residuals
 from trafficzip.comm.exchange import Codecs
 from trafficzip.comm.layout import Parameter
+from trafficzip.comm.local import local_transports
 from trafficzip.comm.nodes import Nodes
-from trafficzip.comm.transport import local_transports
 from trafficzip.errors import CollectiveError, CorruptPayloadError
 from trafficzip.presets import BFLOAT16, QUARTIC, THREE_LC, THREE_LC_RANS, with_multiplier
 

@@ -6,7 +6,7 @@ import pytest
 from tests.comm.test_exchange import KINDS, Rank, in_threads
 from trafficzip.comm.exchange import Codecs
 from trafficzip.comm.layout import Parameter
-from trafficzip.comm.transport import local_transports
+from trafficzip.comm.local import local_transports
 from trafficzip.presets import BFLOAT16, PRESETS
 
 PARAMETERS = [Parameter("a", 700, False), Parameter("b", 140_000, False), Parameter("c", 9, True)]

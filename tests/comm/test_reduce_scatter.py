@@ -7,8 +7,8 @@ import pytest
 
 from trafficzip.comm.exchange import Codecs
 from trafficzip.comm.layout import Parameter, Piece, Section, Shard
+from trafficzip.comm.local import local_transports
 from trafficzip.comm.reduce_scatter import ReduceScatter
-from trafficzip.comm.transport import local_transports
 from trafficzip.error_feedback import ErrorFeedback
 from trafficzip.errors import CorruptPayloadError
 from trafficzip.kernels import Groups

@@ -5,7 +5,8 @@ import pytest
 
 from tests.comm.test_exchange import in_threads
 from tests.distributed import run_fresh
-from trafficzip.comm.transport import GlooTransport, local_transports
+from trafficzip.comm.local import local_transports
+from trafficzip.comm.transport import GlooTransport
 from trafficzip.errors import CollectiveError
 from trafficzip.metrics import TrafficMeter
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from trafficzip.comm.transport import local_transports
+from trafficzip.comm.local import local_transports
 from trafficzip.ddp.plan import DENSE, Mode, Plan
 from trafficzip.ddp.trials import LEAST_ROUNDS, MOST_ROUNDS, TIMED_STEPS, StepLog, try_plans
 from trafficzip.errors import CollectiveError

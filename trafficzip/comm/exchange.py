@@ -19,12 +19,13 @@ from trafficzip.comm.transport import Transport
 from trafficzip.compressor import Compressor
 from trafficzip.error_feedback import ErrorFeedback
 from trafficzip.errors import CorruptPayloadError
-from trafficzip.kernels import Groups
 from trafficzip.metrics import TrafficMeter
 from trafficzip.wire.frame import HEADER_BYTES, Frame, unpack_frame
 
 F32 = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+_MOST_KEPT = 1 << 19  # elements of a shard whose loss an owner keeps until it commits, and need not decode again
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Pending:
     values: float32 [n], the bucket or a copy of it; holds what the worker's compression lost.
     shards: what this rank compresses.
     sent: this rank's own frames, by owner and section.
-    received: for a two-phase owner, every rank's messages for its shard, and the frames it made of their mean.
+    received, owned: for a two-phase owner, every rank's frames for its shard, and those it made of their mean.
+    owner_lost: what the owner's compression lost, float32 [elements of its shard], if that is small enough to keep.
     final: the frames that every rank decodes, by sender and section.
     decoded: in the hierarchical exchange, the shards of the final frames.
     nonfinite: some input of some rank was not finite, so there are no final frames.
@@ -62,6 +64,7 @@ class Pending:
     sent: list[list[Frame]]
     received: list[list[Frame]] = field(default_factory=list)
     owned: list[Frame] = field(default_factory=list)
+    owner_lost: F32 | None = None
     final: list[list[Frame]] = field(default_factory=list)
     decoded: list[Shard] = field(default_factory=list)
     nonfinite: bool = False
@@ -102,7 +105,7 @@ class Exchange(ABC):
         with self._codec_time():
             for shard in pending.shards:
                 for section in shard.sections:
-                    self._keep_lost(pending.values, section.groups)
+                    self.worker.keep(pending.values, section.groups)
             self._finish_owner(pending)
             self._decode_final(pending, pending.values)
 
@@ -116,10 +119,6 @@ class Exchange(ABC):
         """Write the mean of all ranks to `out`, laid out like the bucket, and change nothing else."""
         with self._codec_time():
             self._decode_final(pending, out)
-
-    def _keep_lost(self, values: F32, groups: Groups) -> None:
-        for size, value, kept in zip(groups.sizes, groups.value_starts, groups.residual_starts, strict=True):
-            self.worker.residual[kept : kept + size] = values[value : value + size]
 
     def _compress_worker(self, values: F32, shards: Sequence[Shard], codecs: Codecs) -> list[list[Frame]]:
         """Compress every shard; if any input is not finite, every frame says so, to every owner."""
@@ -233,17 +232,27 @@ class TwoPhase(Exchange):
         if flagged:
             return [_nonfinite(frame) for frame in pending.received[self.transport.rank]]
         mean = self._mean(pending)
+        pending.owner_lost = mean if mean.size <= _MOST_KEPT else None
         frames = [
             pending.codecs.of(section, pull=True).compress(
-                mean, section.owned, residual=self.owner.residual, num_threads=self.num_threads
+                mean,
+                section.owned,
+                residual=self.owner.residual,
+                out=pending.owner_lost,
+                out_like_residual=False,
+                num_threads=self.num_threads,
             )
             for section in mine.sections
         ]
         return [_nonfinite(frame) for frame in frames] if any(frame.nonfinite for frame in frames) else frames
 
     def _finish_owner(self, pending: Pending) -> None:
-        """Owner's residual := residual + mean - what was sent. The mean is decoded anew: kept, it would cost memory."""
+        """Owner's residual := residual + mean - what was sent; made anew if keeping it would cost memory."""
         mine = pending.shards[self.transport.rank]
+        if pending.owner_lost is not None:
+            for section in mine.sections:
+                self.owner.keep(pending.owner_lost, section.owned)
+            return
         mean = self._mean(pending)
         for frame, section in zip(pending.owned, mine.sections, strict=True):
             owned = section.owned

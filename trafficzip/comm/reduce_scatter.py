@@ -46,7 +46,7 @@ class ReduceScatter(Exchange):
         with self._codec_time():
             for shard in pending.shards:
                 for section in shard.sections:
-                    self._keep_lost(pending.values, section.groups)
+                    self.worker.keep(pending.values, section.groups)
 
     def decode(self, pending: Pending, out: F32) -> None:
         """Write the sum over all ranks of this rank's chunk to `out`; zero where no parameter lies.

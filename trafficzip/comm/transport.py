@@ -1,6 +1,5 @@
 """Transports: byte arrays of any length between ranks, in order, with failures told to every rank."""
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
@@ -19,7 +18,7 @@ from trafficzip.metrics import TrafficMeter
 
 Bytes = NDArray[np.uint8]
 Work = tuple[Any, torch.Tensor]
-_HEADER_BYTES = 8
+HEADER_BYTES = 8
 _SIZE_BITS = 40  # of a head; its other bits number the messages between two ranks
 _NUM_NUMBERS = 1 << 23
 _FIRST_BYTES = 1 << 18  # how much of a message, length included, goes with its length
@@ -128,7 +127,7 @@ class GlooTransport:
         for step in range(1, n):
             peer = (me + step) % n
             sends += [(peer, work) for work in self._send_message(payloads[peer].size, payloads[peer], peer)]
-            self.meter.bytes_sent += _HEADER_BYTES + payloads[peer].size
+            self.meter.bytes_sent += HEADER_BYTES + payloads[peer].size
         rests = []
         for peer, (first, work) in firsts.items():
             try:
@@ -138,9 +137,9 @@ class GlooTransport:
             size = self._announced(first, peer, limit)
             body = np.empty(size, np.uint8)
             received[peer] = body
-            self.meter.bytes_received += _HEADER_BYTES + size
-            here = min(size, _FIRST_BYTES - _HEADER_BYTES)
-            body[:here] = first[_HEADER_BYTES:][:here]
+            self.meter.bytes_received += HEADER_BYTES + size
+            here = min(size, _FIRST_BYTES - HEADER_BYTES)
+            body[:here] = first[HEADER_BYTES:][:here]
             self._await_first(peer, first)
             if here < size:
                 rests.append((peer, self._receive(_tensor(body[here:]), peer, tag=1)))
@@ -190,9 +189,9 @@ class GlooTransport:
     def _announced(self, first: Bytes, peer: int, limit: int) -> int:
         """Read a message's head: its size, once it is known to be the one that is awaited."""
         rank = self.ranks[peer]
-        head = int(first[:_HEADER_BYTES].view(np.int64)[0])
+        head = int(first[:HEADER_BYTES].view(np.int64)[0])
         if head < 0:
-            reason = first[_HEADER_BYTES:][: min(-head, _MAX_REASON_BYTES)].tobytes().decode(errors="replace")
+            reason = first[HEADER_BYTES:][: min(-head, _MAX_REASON_BYTES)].tobytes().decode(errors="replace")
             raise CollectiveError(f"rank {rank} failed: {reason}")
         number, size = head >> _SIZE_BITS, head % (1 << _SIZE_BITS)
         expected = self._num_taken[rank] % _NUM_NUMBERS
@@ -204,7 +203,7 @@ class GlooTransport:
         return size
 
     def _send_message(self, announced: int, data: Bytes, peer: int) -> list[Work]:
-        here = _FIRST_BYTES - _HEADER_BYTES
+        here = _FIRST_BYTES - HEADER_BYTES
         if announced >= 0:
             announced |= self._num_sent[self.ranks[peer]] % _NUM_NUMBERS << _SIZE_BITS
             self._num_sent[self.ranks[peer]] += 1
@@ -262,76 +261,3 @@ def _tensor(array: Bytes) -> torch.Tensor:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
-
-
-class LocalTransport:
-    """One rank of an in-process stand-in, for tests: each rank is a thread, made by `local_transports`."""
-
-    def __init__(self, rank: int, rooms: "_Rooms", ranks: Sequence[int], meter: TrafficMeter) -> None:
-        self.rank = rank
-        self.world_size = len(ranks)
-        self.ranks: Sequence[int] = list(ranks)
-        self.meter = meter
-        self._rooms = rooms
-        self._mailboxes, self._barrier = rooms.enter(tuple(ranks))
-
-    def among(self, members: Sequence[int], *, meter: TrafficMeter) -> Self:
-        """Give a transport between some of the ranks."""
-        ranks = [self.ranks[member] for member in members]
-        return type(self)(list(members).index(self.rank), self._rooms, ranks, meter)
-
-    def all_gather(self, payload: Bytes, *, limit: int) -> list[Bytes]:
-        """Send one payload to every rank; give every rank's, in rank order."""
-        return self.all_to_all([payload] * self.world_size, limit=limit)
-
-    def all_to_all(self, payloads: Sequence[Bytes], *, limit: int) -> list[Bytes]:
-        """Send payloads[r] to rank r; give what every rank sent here, in rank order."""
-        received = self._swap([payload.copy() for payload in payloads])
-        for peer, payload in enumerate(received):
-            if isinstance(payload, str):
-                raise CollectiveError(f"rank {self.ranks[peer]} failed: {payload}")
-            if payload.size > limit:
-                raise CollectiveError(
-                    f"rank {self.ranks[peer]} announced {payload.size} bytes, expected at most {limit}"
-                )
-        others = [peer for peer in range(self.world_size) if peer != self.rank]
-        self.meter.bytes_sent += sum(_HEADER_BYTES + payloads[peer].size for peer in others)
-        self.meter.bytes_received += sum(_HEADER_BYTES + received[peer].size for peer in others)
-        return received
-
-    def fail(self, reason: str) -> None:
-        """Tell every other rank why this rank cannot go on."""
-        self._swap([reason] * self.world_size)
-
-    def check(self) -> None:
-        """Never raise: a rank that has failed leaves its thread."""
-
-    def _swap(self, payloads: list[Any]) -> list[Any]:
-        self._mailboxes[self.rank] = payloads
-        try:
-            self._barrier.wait()
-            received = [self._mailboxes[peer][self.rank] for peer in range(self.world_size)]
-            self._barrier.wait()
-        except threading.BrokenBarrierError:
-            raise CollectiveError("a rank of the in-process transport left or was silent too long") from None
-        return received
-
-
-class _Rooms:
-    """Where threads meet: mailboxes and a barrier for each set of ranks."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._rooms: dict[tuple[int, ...], tuple[list[list[Any]], threading.Barrier]] = {}
-
-    def enter(self, ranks: tuple[int, ...]) -> tuple[list[list[Any]], threading.Barrier]:
-        with self._lock:
-            empty: list[list[Any]] = [[] for _ in ranks]
-            return self._rooms.setdefault(ranks, (empty, threading.Barrier(len(ranks), timeout=self._timeout_s)))
-
-
-def local_transports(world_size: int, *, timeout_s: float = 30.0) -> list[LocalTransport]:
-    """Give the transports of `world_size` ranks in this process; use each from a thread of its own."""
-    rooms = _Rooms(timeout_s)
-    return [LocalTransport(rank, rooms, range(world_size), TrafficMeter()) for rank in range(world_size)]

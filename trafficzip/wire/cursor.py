@@ -1,6 +1,7 @@
 """Bounds-checked little-endian reading and writing; the only struct packing in the package."""
 
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,9 @@ class Reader:
         self.at += num_bytes
         return self.data[self.at - num_bytes : self.at]
 
-    def u8(self, field: str) -> int:
-        """Read an unsigned byte."""
-        return int(self.take(1, field)[0])
-
-    def u32(self, field: str) -> int:
-        """Read an unsigned 32-bit integer."""
-        return int(struct.unpack("<I", self.take(4, field).tobytes())[0])
+    def fields(self, layout: str, field: str) -> tuple[Any, ...]:
+        """Read what `struct` calls `layout`; it must begin with "<"."""
+        return struct.unpack(layout, self.take(struct.calcsize(layout), field).data)
 
     def float32s(self, count: int, field: str) -> NDArray[np.float32]:
         """Read `count` float32 into an array of their own."""

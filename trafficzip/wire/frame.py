@@ -64,25 +64,17 @@ def unpack_frame(data: Bytes, *, start: int = 0, max_elements: int = 2**32 - 1) 
         UnsupportedFormatError: a version or flag that this release does not know.
     """
     reader = Reader(data, start=start)
-    magic = (reader.u8("magic"), reader.u8("magic"))
-    if magic != MAGIC:
-        raise CorruptPayloadError(f"frame at byte {start}: begins with {bytes(magic)!r}, expected {bytes(MAGIC)!r}")
-    version = reader.u8("version")
+    fields = reader.fields("<2s6B4I", "header")
+    magic, version, flags, quantizer_id, *ids, has_scales, num_elements, num_groups, payload_bytes, expected = fields
+    if magic != bytes(MAGIC):
+        raise CorruptPayloadError(f"frame at byte {start}: begins with {magic!r}, expected {bytes(MAGIC)!r}")
     if version != VERSION:
         raise UnsupportedFormatError(f"frame at byte {start}: version {version}, this release reads {VERSION}")
-    flags = reader.u8("flags")
     if flags & ~_KNOWN_FLAGS:
         raise UnsupportedFormatError(f"frame at byte {start}: flags {flags:#04x} set reserved bits")
-    quantizer_id = reader.u8("quantizer id")
-    ids = (reader.u8("codec id"), reader.u8("codec id"))
     codec_ids = tuple(codec_id for codec_id in ids if codec_id)
-    has_scales = reader.u8("scale form")
     if has_scales > 1 or (ids[1] and not ids[0]):
-        raise CorruptPayloadError(f"frame at byte {start}: codec ids {ids}, scale form {has_scales} do not fit")
-    num_elements = reader.u32("element count")
-    num_groups = reader.u32("group count")
-    payload_bytes = reader.u32("payload size")
-    expected = reader.u32("checksum")
+        raise CorruptPayloadError(f"frame at byte {start}: codec ids {tuple(ids)}, scale form {has_scales} do not fit")
     if num_elements > max_elements or num_groups > num_elements:
         raise CorruptPayloadError(
             f"frame at byte {start}: {num_elements} elements in {num_groups} groups, expected at most {max_elements}"
