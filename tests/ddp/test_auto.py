@@ -19,7 +19,7 @@ from trafficzip.errors import ConfigError
 SLOW, FAST = (1e-3, 1e5), (1e-5, 1e10)  # seconds of a tiny exchange, bytes a second
 BITS = {"float32": 32, "bfloat16": 16, "quartic": 1.6, "zero_run": 0.7, "rans": 0.4}
 CODEC_S = {"float32": 1e-9, "bfloat16": 1e-9, "quartic": 1e-9, "zero_run": 2e-9, "rans": 3e-9}  # of one element
-MOST_STEPS = 400
+MOST_STEPS = 800
 SOON_S = 60.0
 
 

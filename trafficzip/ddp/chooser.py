@@ -24,7 +24,7 @@ from trafficzip.quantizers import Ternary
 _TERNARY: tuple[CodecName, ...] = ("rans", "zero_run", "quartic")
 _HOPELESS = 1.5  # times the best prediction: such plans are not tried
 _HOPELESS_LATER = 1.15  # the same at later checks, whose predictions know how earlier trials went
-_MOST_TRIED = 5
+_MOST_TRIED = 6
 _MOST_OVERLAPPED = 2
 _REST_STEPS = 4
 _FIRST_CHECK_STEPS = 100  # to the second check, then twice as many each time: payloads grow while residuals fill
@@ -154,13 +154,12 @@ class Chooser:
 
     def _candidates(self, costs: Costs, sizes: Sequence[int], *, overlapped: bool) -> list[Plan]:
         """Give plans in the order in which equally fast ones are taken: what loses less comes first."""
-        found = [DENSE] if self.auto.allow_dense else []
-        codecs: list[Sequence[CodecName]] = [["bfloat16"]] if self.auto.allow_dense else []
-        codecs += [self._ternary, *([codec] for codec in self._ternary)]
-        choices = [(self.kinds, names) for names in codecs] + [([kind], self._ternary) for kind in self.kinds]
+        choices: list[tuple[Sequence[ExchangeKind], Sequence[CodecName]]] = [(self.kinds, self._ternary)]
         choices += [([kind], [codec]) for kind in self.kinds for codec in self._ternary]
+        if self.auto.allow_dense:
+            choices.insert(0, (self.kinds, ["bfloat16"]))
         plans = [costs.best_modes(kinds, names, sizes, overlap=overlapped) for kinds, names in choices]
-        return list(dict.fromkeys([*found, *plans]))
+        return list(dict.fromkeys([DENSE, *plans] if self.auto.allow_dense else plans))
 
     def _settle(self, plan: Plan) -> Plans:
         """Bring what is pending to where `plan` sends it; where it compresses nothing, send all of it, exactly."""
