@@ -1,6 +1,6 @@
 """The automatic policy against every fixed choice, over shaped links between network namespaces (root, Linux).
 
-python -m benchmarks.bench_auto [--rates 10mbit 100mbit 1gbit none] [--widths 16 78] [--budget 60]
+python -m benchmarks.bench_auto [--rates 10mbit 100mbit 1gbit none] [--widths 16 78] [--budget 20]
 
 Each rank trains one model per method in one process and the methods take turns, so that all see the same machine: first
 the automatic one until it has decided, then all of them, a few steps each in every round. What is timed is whole
@@ -185,7 +185,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
     return ratios(ours, theirs)["ratio"] if len(ours) == len(theirs) else median(ours) / median(theirs)
 
 
-def auto_bar(*, budget_s: float = 60.0) -> dict[tuple[str, float], dict[str, float]]:
+def auto_bar(*, budget_s: float = 20.0) -> dict[tuple[str, float], dict[str, float]]:
     """Measure all links and models; give the figures by rate and millions of parameters, and keep the rows."""
     found = {}
     for width, millions in WIDTHS.items():
@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rates", nargs="+", default=RATES)
     parser.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS))
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of alternating rounds")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of alternating rounds")
     arguments = parser.parse_args()
     for width in arguments.widths:
         for rate in arguments.rates:
