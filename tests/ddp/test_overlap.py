@@ -10,11 +10,11 @@ import torch
 from tests.ddp.test_options import Branches, bfloat16_mlp, float16_mlp
 from tests.ddp.training import Training, all_equal, mlp
 from tests.distributed import die, run_fresh
-from trafficzip.ddp.trials import MOST_ROUNDS, TIMED_STEPS
+from trafficzip.ddp.trials import MOST_ROUNDS, TIMED_STEPS, UNTIMED_STEPS
 
 EXCHANGES = ["all_gather", "two_phase"]
 SOON_S = 45.0
-STEPS = 6 + MOST_ROUNDS * 2 * (TIMED_STEPS + 1)  # enough for any trial
+STEPS = 6 + MOST_ROUNDS * 2 * (UNTIMED_STEPS + TIMED_STEPS)  # enough for any trial
 
 
 def watch_threads(training):

@@ -7,9 +7,10 @@ import pytest
 
 from trafficzip.comm.local import local_transports
 from trafficzip.ddp.plan import DENSE, Mode, Plan
-from trafficzip.ddp.trials import LEAST_ROUNDS, MOST_ROUNDS, TIMED_STEPS, StepLog, try_plans
+from trafficzip.ddp.trials import LEAST_ROUNDS, MOST_ROUNDS, TIMED_STEPS, UNTIMED_STEPS, StepLog, try_plans
 from trafficzip.errors import CollectiveError
 
+BLOCK = UNTIMED_STEPS + TIMED_STEPS
 A, B, C = (Plan.of(Mode("two_phase", codec)) for codec in ("rans", "zero_run", "quartic"))
 
 
@@ -50,23 +51,32 @@ def test_first_of_equally_fast_plans_is_taken():
     for candidates in ([A, B], [B, A]):
         (result, plans), _ = run([{A: 1.0, B: 1.02}] * 2, [candidates] * 2)
         assert result.best == candidates[0]
-        assert len(plans) <= MOST_ROUNDS * 2 * (1 + TIMED_STEPS)
+        assert len(plans) <= MOST_ROUNDS * 2 * BLOCK
 
 
 def test_slow_plan_leaves_after_the_first_round():
     (result, plans), _ = run([{A: 1.0, B: 1.05, C: 3.1}] * 2, [[C, A, B]] * 2)
     assert result.best == A
-    assert plans.count(C) == 1 + TIMED_STEPS
-    assert plans.count(A) >= LEAST_ROUNDS * (1 + TIMED_STEPS)
+    assert plans.count(C) == BLOCK
+    assert plans.count(A) >= LEAST_ROUNDS * BLOCK
 
 
-def test_first_step_of_a_block_and_bursts_of_load_do_not_count():
+def test_first_steps_of_a_block_and_bursts_of_load_do_not_count():
     def disturbed(step):
-        return 10.0 if step % (1 + TIMED_STEPS) == 1 or step % 3 == 0 else 1.0
+        block, place = divmod(step - 1, BLOCK)
+        return 10.0 if place < UNTIMED_STEPS or block % 4 == 2 else 1.0
 
     (result, _), _ = run([{A: disturbed, B: 1.2}] * 2, [[B, A]] * 2)
     assert result.best == A
     assert result.step_s[A] == 1.0
+
+
+def test_steps_that_are_fast_while_a_burst_lasts_do_not_stand_for_all():
+    def bursts(step):
+        return 0.5 if (step - 1) % BLOCK < BLOCK - 2 else 3.0
+
+    (result, _), _ = run([{A: bursts, B: 1.0}] * 2, [[A, B]] * 2)
+    assert result.best == B
 
 
 def test_ranks_with_other_plans_are_refused():

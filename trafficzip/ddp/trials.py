@@ -12,8 +12,8 @@ from trafficzip.ddp.plan import Plan
 from trafficzip.ddp.step import Bucket
 from trafficzip.errors import CollectiveError
 
-TIMED_STEPS = 3  # of each plan in each round, after one step that still feels the plan before
-LEAST_ROUNDS, MOST_ROUNDS = 4, 12
+UNTIMED_STEPS, TIMED_STEPS = 2, 5  # of each plan in each round; the first feel the plan before, and a link's burst
+LEAST_ROUNDS, MOST_ROUNDS = 3, 8
 LEAST_S = 4.0  # rounds go on for so long: other load on a machine comes in bursts
 DROP_BEYOND = (3.0, 1.5, 1.25, 1.15, 1.1)  # times the best after each round, and after later ones: such a plan is out
 NOISE = 0.03  # plans within this share of the best are equal, and the first of them is taken
@@ -61,7 +61,7 @@ class StepLog:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What trials found. step_s: by plan, the lower quartile of the slowest rank's steps, in seconds."""
+    """What trials found. step_s: by plan, the lower quartile of the slowest rank's rounds, in seconds of a step."""
 
     best: Plan
     step_s: dict[Plan, float]
@@ -75,7 +75,8 @@ def try_plans(candidates: Sequence[Plan], log: StepLog, control: Transport) -> G
 
     Every rank advances it before each of the same steps. Plans run in short blocks in turn, so that all see the same
     machine and network. After each round ranks share their lower quartiles, which other load disturbs least, and the
-    slowest rank's counts.
+    slowest rank's counts. A round's sample is the mean of its steps: on a link that lets bursts pass, some of a heavy
+    plan's steps are faster than it can go on.
 
     candidates: the first of equally fast ones is taken.
     log: told of the end of each step.
@@ -88,10 +89,13 @@ def try_plans(candidates: Sequence[Plan], log: StepLog, control: Transport) -> G
     begin = perf_counter()
     for round_index in range(MOST_ROUNDS):
         for plan in left if round_index % 2 == 0 else left[::-1]:
-            yield plan
+            for _ in range(UNTIMED_STEPS):
+                yield plan
+            total_s = 0.0
             for _ in range(TIMED_STEPS):
                 yield plan
-                samples[plan].append(log.period_s)
+                total_s += log.period_s
+            samples[plan].append(total_s / TIMED_STEPS)
         found, elapsed_s = _slowest({plan: _lower_quartile(samples[plan]) for plan in left}, begin, control)
         step_s |= found
         fastest = min(step_s.values())
