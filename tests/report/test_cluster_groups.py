@@ -49,7 +49,13 @@ def test_runs_of_another_length_are_not_averaged():
     assert len(studies(read_rows([accuracy("dense", 84), accuracy("dense", 90, steps="400", seed="1")]))) == 2
 
 
-def test_a_curve_has_the_steps_that_every_seed_measured():
-    rows = [accuracy("dense", 84), accuracy("dense", 86, seed="1", curve="[[50, 20, 3], [200, 86, 1]]")]
+def test_a_curve_reads_seeds_between_their_points():
+    rows = [accuracy("dense", 84), accuracy("dense", 86, seed="1", curve="[[50, 20, 3], [150, 50, 2], [200, 86, 1]]")]
     (study,) = studies(read_rows(rows))
-    assert [(step, a.mean, a.low, a.high) for step, a in study.curve("dense")] == [(200, 85, 84, 86)]
+    assert [(s, a.mean, a.low, a.high) for s, a in study.curve("dense")] == [(100, 37.5, 35, 40), (200, 85, 84, 86)]
+
+
+def test_a_curve_ends_where_a_seed_measured_nothing():
+    rows = [accuracy("dense", 84), accuracy("dense", 86, seed="1", curve="[[150, 50, 2], [200, 86, 1]]")]
+    (study,) = studies(read_rows(rows))
+    assert [s for s, _ in study.curve("dense")] == [200]

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+import numpy as np
+
 from trafficzip.report.cluster_methods import BASELINE
 from trafficzip.report.cluster_rows import Place, Row
 
@@ -54,13 +56,18 @@ class Study:
         return any(row.identical is False for row in self.runs.get(method, ()))
 
     def curve(self, method: str) -> list[tuple[int, Accuracy]]:
-        """Average accuracy at each step at which every seed measured it."""
-        curves = [{s: share for s, share in row.curve if share is not None} for row in self.runs.get(method, ())]
-        curves = [curve for curve in curves if curve]
-        steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+        """Average accuracy over seeds at the steps of the seed that measured it least often.
+
+        The others' is read off the straight lines between their points; steps that are not between any are left out.
+        """
+        curves = [[(s, share) for s, share in row.curve if share is not None] for row in self.runs.get(method, ())]
+        curves = [sorted(curve) for curve in curves if curve]
+        if not curves:
+            return []
+        first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
         points = []
-        for step in steps:
-            shares = [curve[step] for curve in curves]
+        for step in (step for step, _ in min(curves, key=len) if first <= step <= last):
+            shares = [float(np.interp(step, [s for s, _ in curve], [share for _, share in curve])) for curve in curves]
             points.append((step, Accuracy(mean=fmean(shares), low=min(shares), high=max(shares), seeds=len(shares))))
         return points
 
