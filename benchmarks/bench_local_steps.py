@@ -78,6 +78,8 @@ SHOWN = {  # whose curves are drawn, of 1,600 steps
     "h16_s0.7_outer1.0_m0_lr2e-3": "every = 16, plain average",
     "h16_s0.7_outer1.0_m0.5_lr2e-3": "every = 16, momentum 0.5 throughout",
 }
+LONG = {name: SHOWN[name] for name in ("dense_lr2e-3", "h16_s0.65_outer1.0_m0.8_rise1.0_lr2e-3")}
+LONG |= {"h16_s0.65_outer1.0_m0.8_rise1.0_lr2e-3": "local steps, every = 16, momentum rising to 0.8"}  # of 6,400 steps
 COMPRESSORS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "sign": ONE_BIT}
 NUMBERS = {
     "outer": "outer_lr",
@@ -413,7 +415,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=[], help=recipe_of.__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--plot", action="store_true", help="draw results/local_steps.png from the rows")
+    parser.add_argument("--plot", action="store_true", help="draw results/local_steps*.png from the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # matrix products of bfloat16 inputs, where the processor has them
@@ -428,6 +430,7 @@ def main() -> None:
             write_rows("local_steps", [row])
     if arguments.plot:
         save_curves(RESULTS / "local_steps.png")
+        save_curves(RESULTS / "local_steps_6400.png", steps=6400, shown=LONG)
 
 
 if __name__ == "__main__":
