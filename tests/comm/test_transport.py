@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.comm.test_exchange import in_threads
-from tests.distributed import run_fresh
+from tests.distributed import die, run_fresh
 from trafficzip.comm.local import local_transports
 from trafficzip.comm.transport import GlooTransport
 from trafficzip.errors import CollectiveError
@@ -207,6 +207,28 @@ def test_gloo_failure_reaches_every_rank(world_size, failing):
             assert f"CollectiveError: rank {failing} failed: out of cheese: ä" in outcome.error
         assert outcome.answered
         assert outcome.seconds < 30
+
+
+def _other_rank_leaves(rank, world_size):
+    transport = GlooTransport(timeout_s=20.0)
+    if rank == 0:
+        announced = transport._announced
+
+        def late(*arguments):
+            time.sleep(3.0)  # the other rank has sent its last message, and ends meanwhile
+            return announced(*arguments)
+
+        transport._announced = late
+    received = transport.all_gather(payload(rank, 0, 100), limit=100)
+    assert received[1].tobytes() == payload(1, 0, 100).tobytes()
+    if rank == 1:
+        die()
+    raise RuntimeError("all was received")  # and nothing more can be, so the case cannot end in another way
+
+
+def test_gloo_rank_may_leave_after_its_last_message():
+    first, _ = run_fresh(2, _other_rank_leaves, silent=1)
+    assert "RuntimeError: all was received" in first.error
 
 
 @pytest.mark.parametrize("failing", [0, 2])

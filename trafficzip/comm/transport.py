@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from datetime import timedelta
 from time import monotonic
@@ -140,7 +141,7 @@ class GlooTransport:
             self.meter.bytes_received += HEADER_BYTES + size
             here = min(size, _FIRST_BYTES - HEADER_BYTES)
             body[:here] = first[HEADER_BYTES:][:here]
-            self._await_first(peer, first)
+            self._await_next(peer, first)
             if here < size:
                 rests.append((peer, self._receive(_tensor(body[here:]), peer, tag=1)))
         for peer, work in rests + sends:
@@ -179,6 +180,11 @@ class GlooTransport:
     def _await_first(self, peer: int, room: Bytes) -> None:
         """Begin to receive the first piece of a rank's next message into `room`."""
         self._awaited[self.ranks[peer]] = room, self._receive(_tensor(room), peer, tag=0)
+
+    def _await_next(self, peer: int, room: Bytes) -> None:
+        """Await a message that may never be sent: a rank may leave once it has sent its last one."""
+        with suppress(CollectiveError):  # an exchange that needs that rank will raise it
+            self._await_first(peer, room)
 
     def _first_of(self, peer: int) -> tuple[Bytes, Work]:
         """Give where the first piece of a rank's next message comes, and the work that receives it."""
