@@ -209,6 +209,21 @@ def test_gloo_failure_reaches_every_rank(world_size, failing):
         assert outcome.seconds < 30
 
 
+def _other_rank_fails_and_leaves(rank, world_size):
+    transport = GlooTransport(timeout_s=20.0)
+    transport.all_gather(payload(rank, 0, 100), limit=100)
+    if rank == 1:
+        transport.fail("no more paper")
+        die()
+    time.sleep(3.0)
+    transport.all_gather(payload(rank, 0, 100), limit=100)
+
+
+def test_gloo_reason_of_a_rank_that_has_left_is_told():
+    first, _ = run_fresh(2, _other_rank_fails_and_leaves, silent=1)
+    assert "rank 1 failed: no more paper" in first.error
+
+
 def _other_rank_leaves(rank, world_size):
     transport = GlooTransport(timeout_s=20.0)
     if rank == 0:

@@ -127,7 +127,11 @@ class GlooTransport:
         sends = []
         for step in range(1, n):
             peer = (me + step) % n
-            sends += [(peer, work) for work in self._send_message(payloads[peer].size, payloads[peer], peer)]
+            try:
+                sends += [(peer, work) for work in self._send_message(payloads[peer].size, payloads[peer], peer)]
+            except CollectiveError:
+                self._raise_reason(firsts)
+                raise
             self.meter.bytes_sent += HEADER_BYTES + payloads[peer].size
         rests = []
         for peer, (first, work) in firsts.items():
@@ -191,6 +195,16 @@ class GlooTransport:
         if self.ranks[peer] not in self._awaited:
             self._await_first(peer, np.empty(_FIRST_BYTES, np.uint8))
         return self._awaited.pop(self.ranks[peer])
+
+    def _raise_reason(self, firsts: dict[int, tuple[Bytes, Work]]) -> None:
+        """Raise why a rank failed if that has come: it may have left since, so that nothing can be sent to it."""
+        for peer, (first, work) in firsts.items():
+            try:
+                work[0].wait(timedelta(milliseconds=1))
+            except RuntimeError:
+                continue
+            if int(first[:HEADER_BYTES].view(np.int64)[0]) < 0:
+                self._announced(first, peer, 0)
 
     def _announced(self, first: Bytes, peer: int, limit: int) -> int:
         """Read a message's head: its size, once it is known to be the one that is awaited."""
