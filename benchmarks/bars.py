@@ -175,7 +175,7 @@ def cluster_3() -> list[Figure]:
 
 
 def cluster_4() -> list[Figure]:
-    """Bytes on the wire against payload, two phases, 2, 4 and 8 hosts, 10 MB (3 minutes, needs root)."""
+    """Bytes on the wire against payload, two phases, 2, 4 and 8 hosts, 10 MB (5 minutes, needs root)."""
     from benchmarks.bench_cluster import bytes_over_payload
 
     found = bytes_over_payload([2, 4, 8])
@@ -188,7 +188,7 @@ def cluster_4() -> list[Figure]:
 
 
 def cluster_5() -> list[Figure]:
-    """The automatic policy over shaped links: steps against dense ones and the best fixed choice (30 minutes, root)."""
+    """The automatic policy over shaped links: steps against dense ones and the best fixed choice (40 minutes, root)."""
     from benchmarks.bench_auto import FAST, auto_bar
 
     figures = []

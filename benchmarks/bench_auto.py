@@ -40,9 +40,7 @@ HOSTS = 4
 BATCH = 16
 TOTAL_STEPS = 1000  # over which a run's total time is reckoned, decisions and checks included
 _SETTLED_STEPS = 300  # of each method before it is timed, where a third of the budget allows
-_SAME_AGE = (
-    1.5  # times the fastest method's step: up to there methods train as long as the policy before they are timed
-)
+_SAME_AGE = 1.5  # times the fastest step: such methods train as long as the policy before they are timed
 _HOPELESS = 2.0  # times the fastest method's step: such a method is timed once
 
 
