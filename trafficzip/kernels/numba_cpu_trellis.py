@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from trafficzip.kernels.numba_cpu_jit import jit
 from trafficzip.kernels.reference_trellis import NORMAL_STEPS, NUM_LANES, UNREACHED
 
-_LANES = NUM_LANES
-_NORMAL_STEPS = NORMAL_STEPS
-_UNREACHED = UNREACHED
 _QUARTER = np.float32(0.25)
 
 
@@ -27,21 +24,21 @@ def quantize(
 ) -> NDArray[np.int16]:
     """Find the levels of the lowest cost.
 
-    values: float32 [n], magnitudes below 2**15 steps.  classes: uint8 [n].  rates: float32 [classes, 2, levels].
+    values: float32 [n], finite, below 2**15 steps.  classes: uint8 [n].  rates: float32 [classes, 2, levels].
     before: int64 [states, 2, 2], per state the two states before it and the parities that lead here.
     Returns: int16 [n].
     """
     num_states = before.shape[0]
-    num_steps = (values.size + _LANES - 1) // _LANES
-    chosen = np.empty((num_steps, 4, _LANES), np.int16)  # per subset: the better of its two levels
-    taken = np.empty((num_steps, num_states, _LANES), np.uint8)  # per state: which of the two states before it
-    costs = np.full((num_states, _LANES), _UNREACHED, np.float32)
+    num_steps = (values.size + NUM_LANES - 1) // NUM_LANES
+    chosen = np.empty((num_steps, 4, NUM_LANES), np.int16)  # per subset: the better of its two levels
+    taken = np.empty((num_steps, num_states, NUM_LANES), np.uint8)  # per state: which of the two states before it
+    costs = np.full((num_states, NUM_LANES), UNREACHED, np.float32)
     costs[0, :] = 0
     now = np.empty_like(costs)
-    gaps = np.empty((4, _LANES), np.float32)
+    gaps = np.empty((4, NUM_LANES), np.float32)
     for t in range(num_steps):
-        for lane in range(min(_LANES, values.size - t * _LANES)):
-            i = t * _LANES + lane
+        for lane in range(min(NUM_LANES, values.size - t * NUM_LANES)):
+            i = t * NUM_LANES + lane
             magnitude = abs(values[i] * inverse_step)
             for subset in range(4):
                 gaps[subset, lane], chosen[t, subset, lane] = _nearer(magnitude, subset, slope, rates[classes[i]])
@@ -49,19 +46,19 @@ def quantize(
             first, second = before[state, 0, 0], before[state, 1, 0]
             one = 2 * (first & 1) + before[state, 0, 1]
             two = 2 * (second & 1) + before[state, 1, 1]
-            for lane in range(_LANES):
+            for lane in range(NUM_LANES):
                 a = gaps[one, lane] + costs[first, lane]
                 b = gaps[two, lane] + costs[second, lane]
                 now[state, lane] = min(a, b)
                 taken[t, state, lane] = b < a
-        if t % _NORMAL_STEPS == _NORMAL_STEPS - 1:
-            for lane in range(_LANES):
+        if t % NORMAL_STEPS == NORMAL_STEPS - 1:
+            for lane in range(NUM_LANES):
                 lowest = now[:, lane].min()
                 for state in range(num_states):
                     now[state, lane] -= lowest
         costs, now = now, costs
-        if (t + 1) * _LANES > values.size:  # lanes that have ended keep their costs
-            for lane in range(values.size - t * _LANES, _LANES):
+        if (t + 1) * NUM_LANES > values.size:  # lanes that have ended keep their costs
+            for lane in range(values.size - t * NUM_LANES, NUM_LANES):
                 costs[:, lane] = now[:, lane]
     return _trace(values, chosen, taken, costs, before)
 
@@ -97,13 +94,13 @@ def _trace(
     before: NDArray[np.int64],
 ) -> NDArray[np.int16]:
     levels = np.zeros(values.size, np.int16)
-    for lane in range(min(_LANES, values.size)):
+    for lane in range(min(NUM_LANES, values.size)):
         state = np.int64(costs[:, lane].argmin())
-        for t in range((values.size - lane - 1) // _LANES, -1, -1):
+        for t in range((values.size - lane - 1) // NUM_LANES, -1, -1):
             which = np.int64(taken[t, state, lane])
             earlier, parity = before[state, which, 0], before[state, which, 1]
             level = chosen[t, 2 * (earlier & 1) + parity, lane]
-            levels[t * _LANES + lane] = -level if values[t * _LANES + lane] < 0 else level
+            levels[t * NUM_LANES + lane] = -level if values[t * NUM_LANES + lane] < 0 else level
             state = earlier
     return levels
 
@@ -115,10 +112,10 @@ def dequantize(levels: NDArray[np.int16], step: np.float32, check0: int, check1:
     levels: int16 [n].  Returns: float32 [n].
     """
     values = np.empty(levels.size, np.float32)
-    states = np.zeros(_LANES, np.int64)
+    states = np.zeros(NUM_LANES, np.int64)
     for i in range(levels.size):
-        state, level = states[i % _LANES], np.int64(levels[i])
+        state, level = states[i % NUM_LANES], np.int64(levels[i])
         union = state & 1
         values[i] = np.float32(2 * level - union * (np.int64(level > 0) - np.int64(level < 0))) * step
-        states[i % _LANES] = (state >> 1) ^ (union * (check0 >> 1)) ^ ((level & 1) * (check1 >> 1))
+        states[i % NUM_LANES] = (state >> 1) ^ (union * (check0 >> 1)) ^ ((level & 1) * (check1 >> 1))
     return values

@@ -71,12 +71,13 @@ def quantize(
     values: float32 [n].  classes: uint8 [n].  rates: float32 [classes, 2, levels], bits of a magnitude in each union;
     larger ones cost what the last one does.  Returns: int16 [n].  All arithmetic is float32, in this order.
     """
-    levels = np.zeros(values.size, np.int16)
+    branches = [
+        _branches(abs(value * inverse_step), slope, rates[kind]) for value, kind in zip(values, classes, strict=True)
+    ]
+    magnitudes = np.zeros(values.size, np.int16)
     for lane in range(min(NUM_LANES, values.size)):
-        levels[lane::NUM_LANES] = _search(
-            values[lane::NUM_LANES], classes[lane::NUM_LANES], inverse_step, slope, rates, num_states
-        )
-    return levels
+        magnitudes[lane::NUM_LANES] = _search(branches[lane::NUM_LANES], num_states)
+    return np.where(values < 0, -magnitudes, magnitudes)
 
 
 def predecessors(num_states: int) -> list[list[tuple[int, int]]]:
@@ -88,42 +89,38 @@ def predecessors(num_states: int) -> list[list[tuple[int, int]]]:
     return before
 
 
-def _search(
-    values: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    inverse_step: np.float32,
-    slope: np.float32,
-    rates: NDArray[np.float32],
-    num_states: int,
-) -> list[int]:
+def _branches(magnitude: np.float32, slope: np.float32, rates: NDArray[np.float32]) -> list[tuple[Any, int]]:
+    """Give, per subset, the cost of the better of its two candidates, and that level; at equal cost the lower one."""
+    best = []
+    for subset, pair in enumerate(candidates(magnitude)):
+        scored = []
+        for level in pair:
+            gap = magnitude - np.float32(multiple(level, subset >> 1))
+            scored.append((gap * gap + slope * rates[subset >> 1, min(level, rates.shape[1] - 1)], level))
+        best.append(min(scored, key=lambda option: option[0]))
+    return best
+
+
+def _search(branches: Sequence[Sequence[tuple[Any, int]]], num_states: int) -> list[int]:
+    """Give the magnitudes of the levels along the path of the lowest cost through one lane."""
     before = predecessors(num_states)
     costs: list[Any] = [np.float32(0)] + [UNREACHED] * (num_states - 1)
-    taken = []  # per step, per state: the state before, and the magnitude
-    for i, (value, kind) in enumerate(zip(values, classes, strict=True)):
-        best = []
-        magnitude = abs(value * inverse_step)
-        for subset, pair in enumerate(candidates(magnitude)):
-            union = subset >> 1
-            scored = []
-            for level in pair:
-                gap = magnitude - np.float32(multiple(level, union))
-                scored.append(gap * gap + slope * rates[kind, union, min(level, rates.shape[2] - 1)])
-            best.append((scored[1], pair[1]) if scored[1] < scored[0] else (scored[0], pair[0]))
-        now, choice = [], []
-        for first, second in before:
+    taken = []  # per step, per state: the state before, and the level
+    for i, best in enumerate(branches):
+        ways = []
+        for pair in before:
             paths = []
-            for state, parity in (first, second):
+            for state, parity in pair:
                 cost, level = best[2 * (state & 1) + parity]
                 paths.append((costs[state] + cost, state, level))
-            winner = paths[1] if paths[1][0] < paths[0][0] else paths[0]
-            now.append(winner[0])
-            choice.append(winner[1:])
-        lowest = min(now) if i % NORMAL_STEPS == NORMAL_STEPS - 1 else np.float32(0)
-        costs = [cost - lowest for cost in now]
-        taken.append(choice)
+            ways.append(min(paths, key=lambda path: path[0]))
+        costs = [cost for cost, _, _ in ways]
+        if i % NORMAL_STEPS == NORMAL_STEPS - 1:
+            costs = [cost - min(costs) for cost in costs]
+        taken.append(ways)
     state = costs.index(min(costs))
     levels = []
-    for value, choice in zip(values[::-1], taken[::-1], strict=True):
-        state, level = choice[state]
-        levels.append(-level if value < 0 else level)
+    for ways in taken[::-1]:
+        _, state, level = ways[state]
+        levels.append(level)
     return levels[::-1]

@@ -5,7 +5,6 @@ Records come first and the header last, so a file can be written to a pipe; a re
 
 import bz2
 import json
-import struct
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
-from trafficzip.wire.cursor import Bytes
+from trafficzip.wire.cursor import Bytes, Reader, pack_u32s, pack_u64s
 
 PREFIX_BYTES = 16
 TRAILER_BYTES = 36
@@ -24,7 +23,7 @@ _MAGIC = b"\x89TZIP\r\n\x1a"  # as in PNG: a transfer that changes line ends or 
 _END = b"TZIP"
 _VERSION = 1
 _PREFIX = _MAGIC + bytes([_VERSION]) + bytes(7)
-_TRAILER = "<QIIIII"  # bytes of the file, index, stored header and header; records; checksum of index and header
+_TRAILER = "<QIIIIII4s"  # bytes of the file, index, stored header and header; records; two checksums; _END
 _MAX_RATIO = 256  # a header is at most this many times its stored size
 _STORED, _BZ2 = 0, 1
 
@@ -53,7 +52,7 @@ class ContainerWriter:
         data = memoryview(record if isinstance(record, bytes) else record.data)
         if len(data) > MAX_RECORD_BYTES:
             raise ConfigError(f"record {self._num_records} has {len(data)} bytes, at most {MAX_RECORD_BYTES} fit")
-        self._index += struct.pack("<II", len(data), zlib.crc32(data))
+        self._index += pack_u32s(len(data), zlib.crc32(data))
         self._write(data)
         self._num_records += 1
         return self._num_records - 1
@@ -70,15 +69,15 @@ class ContainerWriter:
                 f"header of {len(text)} bytes for {self._num_records} records: "
                 f"at most {MAX_HEADER_BYTES} bytes and {MAX_RECORDS} records fit in a container"
             )
-        packed = bz2.compress(text, 9)
-        smaller = len(text) // _MAX_RATIO < len(packed) < len(text)
-        stored = bytes([_BZ2]) + packed if smaller else bytes([_STORED]) + text
+        stored = bytes([_BZ2]) + bz2.compress(text, 9)
+        if len(stored) > len(text) or len(text) > _MAX_RATIO * len(stored):
+            stored = bytes([_STORED]) + text
         tail = bytes(self._index) + stored
         size = self._written + len(tail) + TRAILER_BYTES
-        trailer = struct.pack(
-            _TRAILER, size, len(self._index), len(stored), len(text), self._num_records, zlib.crc32(tail)
+        trailer = pack_u64s(size) + pack_u32s(
+            len(self._index), len(stored), len(text), self._num_records, zlib.crc32(tail)
         )
-        self._write(tail + trailer + struct.pack("<I", zlib.crc32(_PREFIX + trailer)) + _END)
+        self._write(tail + trailer + pack_u32s(zlib.crc32(_PREFIX + trailer)) + _END)
         return size
 
     def _write(self, data: "bytes | memoryview") -> None:
@@ -98,8 +97,7 @@ class ContainerReader:
 
     def __init__(self, data: Bytes) -> None:
         self._data = data
-        sizes = _read_trailer(data)
-        index_bytes, stored_bytes, header_bytes, num_records, checksum = sizes
+        index_bytes, stored_bytes, header_bytes, num_records, checksum = _read_trailer(data)
         start = data.size - TRAILER_BYTES - index_bytes - stored_bytes
         tail = data[start : data.size - TRAILER_BYTES]
         if zlib.crc32(tail.data) != checksum:
@@ -165,11 +163,11 @@ def _read_trailer(data: Bytes) -> tuple[int, int, int, int, int]:
         raise UnsupportedFormatError(f"container version {data[8]}; this release reads version {_VERSION}")
     if data.size < PREFIX_BYTES + TRAILER_BYTES:
         raise CorruptPayloadError(f"container of {data.size} bytes: cut off before its trailer")
-    trailer = data[-TRAILER_BYTES:].tobytes()
-    size, index_bytes, stored_bytes, header_bytes, num_records, checksum = struct.unpack(_TRAILER, trailer[:-8])
-    if trailer[-4:] != _END or struct.unpack("<I", trailer[-8:-4])[0] != zlib.crc32(
-        data[:PREFIX_BYTES].tobytes() + trailer[:-8]
-    ):
+    trailer = data[-TRAILER_BYTES:]
+    size, index_bytes, stored_bytes, header_bytes, num_records, checksum, own_checksum, end = Reader(
+        trailer, what="trailer of the container"
+    ).fields(_TRAILER, "trailer")
+    if end != _END or own_checksum != zlib.crc32(data[:PREFIX_BYTES].tobytes() + trailer[:-8].tobytes()):
         raise CorruptPayloadError(f"trailer of the container at byte {data.size - TRAILER_BYTES}: damaged or cut off")
     if data[:PREFIX_BYTES].tobytes() != _PREFIX:
         raise UnsupportedFormatError("container: reserved bytes of the prefix are not zero")

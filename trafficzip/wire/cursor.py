@@ -51,6 +51,11 @@ def pack_u32s(*numbers: int) -> bytes:
     return struct.pack(f"<{len(numbers)}I", *numbers)
 
 
+def pack_u64s(*numbers: int) -> bytes:
+    """Pack unsigned 64-bit integers."""
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
 def pack_float32s(numbers: NDArray[np.float32]) -> bytes:
     """Pack float32 values."""
     return numbers.astype("<f4", copy=False).tobytes()
