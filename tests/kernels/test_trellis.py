@@ -56,6 +56,32 @@ def test_compiled_search_equals_reference(num_states, size, seed, slope):
 
 
 @pytest.mark.parametrize("num_states", STATES)
+def test_paths_of_equal_cost_are_chosen_alike(num_states):
+    values = np.random.default_rng(2).integers(-3, 4, 200).astype(np.float32)
+    rates = np.zeros((1, 2, 2), np.float32)
+    arguments = values, np.zeros(200, np.uint8), np.float32(0.5), np.float32(0), rates
+    expected = reference.quantize(*arguments, num_states)
+    assert kernels.quantize(*arguments, before(num_states)).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_states", "multiples"),
+    [
+        (4, [2, 1, 1, 4, 1, -1, 2, 6, 3, 2, -4, 2]),
+        (8, [2, 2, 1, 4, 1, -2, 1, 5, 4, 2, -3, 2]),
+        (16, [2, 2, 1, 4, 1, -1, 1, 6, 4, 2, -3, 2]),
+        (32, [2, 2, 2, 3, 1, -2, 1, 5, 3, 1, -4, 2]),
+        (64, [2, 2, 1, 4, 2, -1, 1, 6, 3, 1, -4, 1]),
+        (256, [2, 1, 1, 4, 1, -2, 1, 6, 4, 1, -4, 1]),
+    ],
+)
+def test_meaning_of_levels_does_not_change(num_states, multiples):
+    levels = np.zeros(8 * 12, np.int16)
+    levels[::8] = [1, 1, 1, 2, 1, -1, 1, 3, 2, 1, -2, 1]
+    assert reference.dequantize(levels.tolist(), np.float32(1), num_states)[::8].tolist() == multiples
+
+
+@pytest.mark.parametrize("num_states", STATES)
 @given(levels=st.lists(st.integers(-2000, 2000), max_size=100))
 @settings(deadline=None, max_examples=20)
 def test_compiled_values_equal_reference(num_states, levels):

@@ -35,10 +35,10 @@ def read_all(data):
     return [reader.record(i).tobytes() for i in range(reader.num_records)]
 
 
-def sealed(tail, num_records, header_bytes, index_bytes, records=b""):
+def sealed(tail, num_records, header_bytes, index_bytes, records=b"", more=0):
     """A container with right checksums around any index and header."""
     prefix = container._PREFIX
-    size = len(prefix) + len(records) + len(tail) + container.TRAILER_BYTES
+    size = len(prefix) + len(records) + len(tail) + container.TRAILER_BYTES + more
     trailer = struct.pack(
         "<QIIIII", size, index_bytes, len(tail) - index_bytes, header_bytes, num_records, zlib.crc32(tail)
     )
@@ -159,6 +159,13 @@ def test_header_that_is_not_canonical_raises(text):
 def test_hostile_sizes_raise(tail, num_records, header_bytes, index_bytes, message):
     with pytest.raises(CorruptPayloadError, match=message):
         read(sealed(tail, num_records, header_bytes, index_bytes, b"1234" if index_bytes else b""))
+
+
+@pytest.mark.parametrize("more", [-1, 1, 1 << 40])
+def test_other_file_size_raises(more):
+    assert read(sealed(b"\0{}", 0, 2, 0)).header == {}
+    with pytest.raises(CorruptPayloadError, match=f"container of 55 bytes: its trailer says {55 + more}"):
+        read(sealed(b"\0{}", 0, 2, 0, more=more))
 
 
 def test_unknown_header_form_raises():
