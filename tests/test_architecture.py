@@ -15,7 +15,7 @@ LAYERS = [  # a module may import from lower rows, and from its own entry
     {"quantizers", "codecs"},
     {"compressor", "error_feedback"},
     {"presets"},
-    {"comm"},
+    {"comm", "checkpoint"},
     {"ddp", "fsdp", "local_sgd", "report"},
     {"demo"},
     {"cluster"},
@@ -29,6 +29,8 @@ OWNERS = {  # these packages are imported in these places only
     "jinja2": "report",
     "matplotlib": "report",
     "sklearn": "demo",
+    "safetensors": "checkpoint/sources",
+    "ml_dtypes": "checkpoint/tensors",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(ROOT.rglob("*.py"))

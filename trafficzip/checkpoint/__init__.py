@@ -1,0 +1,1 @@
+"""Compressed checkpoints: quantized, entropy-coded files of a model's tensors."""
