@@ -9,6 +9,7 @@ dependent quantization (unions with zero in both).
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,29 @@ NUM_LANES = 8  # value i belongs to lane i mod 8; every lane is a trellis of its
 NORMAL_STEPS = 16  # after so many steps of the search, the lowest cost of a lane is taken off all of its costs
 UNREACHED = np.float32(1e30)
 
-# parity check polynomials h0, h1 of rate-1/2 codes, by number of states; bit i is the coefficient of D**i
-POLYNOMIALS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10), 64: (0o103, 0o24), 256: (0o515, 0o362)}
+# parity check polynomials h0, h1 of rate-1/2 codes, by number of states; bit i is the coefficient of D**i. One state is
+# no trellis at all: union 0 alone, uniform quantization by two steps
+POLYNOMIALS = {
+    1: (0, 0),
+    4: (0o5, 0o2),
+    8: (0o13, 0o4),
+    16: (0o23, 0o4),
+    32: (0o45, 0o10),
+    64: (0o103, 0o24),
+    256: (0o515, 0o362),
+}
 
 
 def next_state(state: int, level: int, num_states: int) -> int:
     """Give the state after a level."""
     h0, h1 = POLYNOMIALS[num_states]
     return (state >> 1) ^ (state & 1) * (h0 >> 1) ^ (level & 1) * (h1 >> 1)
+
+
+@cache
+def following(num_states: int) -> NDArray[np.uint8]:
+    """Give the state after state s and a level of parity p, as entry 2 s + p; uint8 [2 * states]."""
+    return np.array([next_state(s, p, num_states) for s in range(num_states) for p in (0, 1)], np.uint8)
 
 
 def multiple(level: int, union: int) -> int:

@@ -1,0 +1,223 @@
+"""Compiled table coding of trellis levels: eight interleaved states, kept in local variables.
+
+An entry of a decoding table is one uint32: bit 31 the parity of the level, bits 20 to 30 the frequency less one, bits 9
+to 19 the slot less the start of its symbol, bits 0 to 8 a signed number: the multiple of the step, or the symbol where
+classes keep low bits. `following`, uint8 [2 * states], gives the state after a state and a parity.
+`reference_tables` is the definition.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficzip.kernels.numba_cpu_jit import jit
+from trafficzip.kernels.reference_tables import LOWEST_STATE, NUM_SYMBOLS, TABLE_BITS, TABLE_SIZE, ZERO
+from trafficzip.kernels.reference_trellis import NUM_LANES
+
+_MASK = np.uint32(TABLE_SIZE - 1)
+_ONE = np.uint32(1)
+
+
+@jit
+def count(
+    levels: NDArray[np.int16],
+    classes: NDArray[np.uint8],
+    low_bits: NDArray[np.uint8],
+    following: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add how often each symbol occurs to counts, int64 [classes, 2, 256]; symbols beyond the table are not counted."""
+    states = np.zeros(NUM_LANES, np.int64)
+    for i in range(levels.size):
+        state, level = states[i % NUM_LANES], np.int64(levels[i])
+        symbol = (level >> low_bits[classes[i]]) + ZERO
+        if 0 <= symbol < NUM_SYMBOLS:
+            counts[classes[i], state & 1, symbol] += 1
+        states[i % NUM_LANES] = following[2 * state + (level & 1)]
+
+
+@jit
+def encode(
+    levels: NDArray[np.int16],
+    classes: NDArray[np.uint8],
+    frequencies: NDArray[np.uint16],
+    low_bits: NDArray[np.uint8],
+    following: NDArray[np.uint8],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int32]]:
+    """Give the states uint32 [8], the words uint16 [m], the low bits as uint16 [k], the patches int32 [p, 2]."""
+    n = levels.size
+    tables = np.empty(n, np.uint8)
+    symbols = np.empty(n, np.uint8)
+    lows = np.zeros(n + 1, np.uint16) if low_bits.any() else np.zeros(1, np.uint16)
+    patches = np.empty((n, 2), np.int32)
+    num_patches, num_bits = 0, np.int64(0)
+    states = np.zeros(NUM_LANES, np.int64)
+    for i in range(n):
+        state, level = states[i % NUM_LANES], np.int64(levels[i])
+        union, sign = state & 1, np.int64(level > 0) - np.int64(level < 0)
+        width = np.int64(low_bits[classes[i]])
+        tables[i] = 2 * classes[i] + union
+        used = level
+        symbol = (used >> width) + ZERO
+        while symbol < 0 or symbol >= NUM_SYMBOLS or frequencies[classes[i], union, symbol] == 0:
+            used -= 2 * sign
+            symbol = (used >> width) + ZERO
+        if used != level:
+            patches[num_patches, 0] = i
+            patches[num_patches, 1] = 2 * level - union * sign
+            num_patches += 1
+        symbols[i] = symbol
+        if width:
+            low = np.uint32(used & ((1 << width) - 1)) << np.uint32(num_bits & 15)
+            lows[num_bits >> 4] |= np.uint16(low & np.uint32(0xFFFF))
+            lows[(num_bits >> 4) + 1] |= np.uint16(low >> np.uint32(16))
+            num_bits += width
+        states[i % NUM_LANES] = following[2 * state + (level & 1)]
+    lanes, words = _encode_symbols(tables, symbols, frequencies.reshape(-1, NUM_SYMBOLS))
+    return lanes, words, lows[: (num_bits + 15) >> 4].copy(), patches[:num_patches].copy()
+
+
+@jit
+def _encode_symbols(
+    tables: NDArray[np.uint8], symbols: NDArray[np.uint8], frequencies: NDArray[np.uint16]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+    starts = np.zeros(frequencies.shape, np.uint32)
+    for table in range(frequencies.shape[0]):
+        for symbol in range(1, NUM_SYMBOLS):
+            starts[table, symbol] = starts[table, symbol - 1] + frequencies[table, symbol - 1]
+    lanes = np.full(NUM_LANES, LOWEST_STATE, np.uint32)
+    words = np.empty(symbols.size, np.uint16)
+    at = symbols.size
+    for i in range(symbols.size - 1, -1, -1):
+        x = np.uint64(lanes[i & (NUM_LANES - 1)])
+        frequency = np.uint64(frequencies[tables[i], symbols[i]])
+        if x >= frequency << np.uint64(32 - TABLE_BITS):
+            at -= 1
+            words[at] = np.uint16(x & np.uint64(0xFFFF))
+            x >>= np.uint64(16)
+        small, divisor = np.uint32(x), np.uint32(frequency)  # x is below 2**32 here
+        quotient = small // divisor
+        lanes[i & (NUM_LANES - 1)] = (
+            (quotient << np.uint32(TABLE_BITS)) + starts[tables[i], symbols[i]] + (small - quotient * divisor)
+        )
+    return lanes, words[at:].copy()
+
+
+@jit
+def decoding_tables(frequencies: NDArray[np.uint16], low_bits: NDArray[np.uint8], wide: bool) -> NDArray[np.uint32]:
+    """Give entries uint32 [classes * 2 * 2048]; each table sums to 2048.  wide: classes keep low bits."""
+    num_classes = frequencies.shape[0]
+    entries = np.zeros(num_classes * 2 * TABLE_SIZE, np.uint32)
+    for kind in range(num_classes):
+        for union in range(2):
+            at = (2 * kind + union) * TABLE_SIZE
+            for symbol in range(NUM_SYMBOLS):
+                level = np.int64(symbol) - ZERO
+                number = level if wide else 2 * level - union * (np.int64(level > 0) - np.int64(level < 0))
+                frequency = np.int64(frequencies[kind, union, symbol])
+                for slot in range(frequency):
+                    entries[at + slot] = np.uint32(
+                        ((level & 1) << 31) | ((frequency - 1) << 20) | (slot << 9) | (number & 511)
+                    )
+                at += frequency
+    return entries
+
+
+@jit
+def _advance(entry: Any, x: Any, words: NDArray[np.uint16], at: Any) -> tuple[Any, Any]:
+    """Give the next state of a lane and the next place in the words."""
+    x = (((entry >> np.uint32(20)) & _MASK) + _ONE) * (x >> np.uint32(TABLE_BITS)) + ((entry >> np.uint32(9)) & _MASK)
+    word = np.uint32(words[at])  # read in any case: a load that depends on `low` would be a branch
+    low = x < np.uint32(LOWEST_STATE)
+    x = (x << np.uint32(16)) | word if low else x
+    return x, at + (1 if low else 0)
+
+
+@jit
+def _one(
+    words: Any, at: Any, entries: Any, kind: Any, x: Any, state: Any, following: Any, step: Any
+) -> tuple[Any, Any, Any, Any]:
+    union = state & _ONE
+    entry = entries[(((np.uint32(kind) << _ONE) | union) << np.uint32(TABLE_BITS)) | (x & _MASK)]
+    x, at = _advance(entry, x, words, at)
+    number = np.int32(entry << np.uint32(23)) >> np.int32(23)
+    state = np.uint32(following[(state << _ONE) | (entry >> np.uint32(31))])
+    return x, state, at, np.float32(number) * step
+
+
+@jit
+def decode(
+    words: NDArray[np.uint16],
+    lanes: NDArray[np.uint32],
+    entries: NDArray[np.uint32],
+    classes: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    following: NDArray[np.uint8],
+    values: NDArray[np.float32],
+) -> bool:
+    """Decode segments of values where no class keeps low bits; give whether the words are one encoding.
+
+    words: uint16 [m + 8], the last eight are not part of the encoding.  classes: uint8 [n], n a multiple of 8.
+    ends: int64 [segments], where segments end, multiples of 8, the last is n.  steps: float32 [segments].
+    values: float32 [n], written.
+    """
+    x0, x1, x2, x3, x4, x5, x6, x7 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.uint32(0)
+    at, last, i = 0, words.size - 8, 0
+    for segment in range(ends.size):
+        step = steps[segment]
+        while i < ends[segment]:
+            if at > last:
+                return False
+            x0, s0, at, values[i] = _one(words, at, entries, classes[i], x0, s0, following, step)
+            x1, s1, at, values[i + 1] = _one(words, at, entries, classes[i + 1], x1, s1, following, step)
+            x2, s2, at, values[i + 2] = _one(words, at, entries, classes[i + 2], x2, s2, following, step)
+            x3, s3, at, values[i + 3] = _one(words, at, entries, classes[i + 3], x3, s3, following, step)
+            x4, s4, at, values[i + 4] = _one(words, at, entries, classes[i + 4], x4, s4, following, step)
+            x5, s5, at, values[i + 5] = _one(words, at, entries, classes[i + 5], x5, s5, following, step)
+            x6, s6, at, values[i + 6] = _one(words, at, entries, classes[i + 6], x6, s6, following, step)
+            x7, s7, at, values[i + 7] = _one(words, at, entries, classes[i + 7], x7, s7, following, step)
+            i += 8
+    low = np.uint32(LOWEST_STATE)
+    ended = x0 == low and x1 == low and x2 == low and x3 == low and x4 == low and x5 == low and x6 == low and x7 == low
+    return at == last and ended
+
+
+@jit
+def decode_wide(
+    words: NDArray[np.uint16],
+    lanes: NDArray[np.uint32],
+    lows: NDArray[np.uint16],
+    entries: NDArray[np.uint32],
+    classes: NDArray[np.uint8],
+    low_bits: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    following: NDArray[np.uint8],
+    values: NDArray[np.float32],
+) -> bool:
+    """Decode as `decode` does, where classes keep low bits; lows: uint16 [k + 1], with all bits that they keep."""
+    xs, states = lanes.copy(), np.zeros(NUM_LANES, np.uint32)
+    at, last, i, bit = 0, words.size - 8, 0, np.int64(0)
+    for segment in range(ends.size):
+        step = steps[segment]
+        while i < ends[segment]:
+            if at >= words.size:
+                return False
+            kind, state = classes[i], states[i & (NUM_LANES - 1)]
+            union, x = state & _ONE, xs[i & (NUM_LANES - 1)]
+            entry = entries[(((np.uint32(kind) << _ONE) | union) << np.uint32(TABLE_BITS)) | (x & _MASK)]
+            xs[i & (NUM_LANES - 1)], at = _advance(entry, x, words, at)
+            level = np.int32(entry << np.uint32(23)) >> np.int32(23)
+            width = np.int32(low_bits[kind])
+            pair = np.uint32(lows[bit >> 4]) | (np.uint32(lows[(bit >> 4) + 1]) << np.uint32(16)) if width else _ONE
+            low = (pair >> np.uint32(bit & 15)) & ((_ONE << np.uint32(width)) - _ONE)
+            bit += width
+            level = (level << width) | np.int32(low)
+            states[i & (NUM_LANES - 1)] = following[(state << _ONE) | np.uint32(level & np.int32(1))]
+            sign = np.int32(level > 0) - np.int32(level < 0)
+            values[i] = np.float32(2 * level - sign * np.int32(union)) * step
+            i += 1
+    return at == last and (xs == LOWEST_STATE).all()
