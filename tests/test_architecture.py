@@ -30,6 +30,8 @@ OWNERS = {  # these packages are imported in these places only
     "matplotlib": "report",
     "sklearn": "demo",
     "safetensors": "checkpoint/sources",
+    "gguf": "checkpoint/sources",
+    "onnx": "checkpoint/sources",
     "ml_dtypes": "checkpoint/tensors",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
