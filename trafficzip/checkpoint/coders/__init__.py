@@ -1,0 +1,1 @@
+"""The coders of checkpoint tensors."""

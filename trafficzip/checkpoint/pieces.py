@@ -1,0 +1,62 @@
+"""How the tensors of one coder are cut into records: large ones by rows, small ones together."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from trafficzip.checkpoint.tensors import TensorInfo
+
+PIECE_ELEMENTS = 1 << 17  # what a record holds, about; at most twice as many
+
+
+class Segment(NamedTuple):
+    """Elements `start` to `stop` of the flattened tensor with this place in the coder's list."""
+
+    tensor: int
+    start: int
+    stop: int
+
+
+Piece = tuple[Segment, ...]
+
+
+def pieces(infos: Sequence[TensorInfo]) -> Iterator[Piece]:
+    """Cut tensors into pieces, in order. A piece holds one dtype; empty tensors are in none.
+
+    A tensor above half a piece has pieces of its own, of whole rows where a row is at most a piece; smaller ones
+    share pieces.
+    """
+    shared: list[Segment] = []
+    held = 0
+    for place, info in enumerate(infos):
+        n = info.num_elements
+        if n > PIECE_ELEMENTS // 2:
+            yield from ((Segment(place, start, stop),) for start, stop in _cuts(info))
+        elif n:
+            if shared and (held + n > PIECE_ELEMENTS or infos[shared[0].tensor].dtype != info.dtype):
+                yield tuple(shared)
+                shared, held = [], 0
+            shared.append(Segment(place, 0, n))
+            held += n
+    if shared:
+        yield tuple(shared)
+
+
+def _cuts(info: TensorInfo) -> Iterator[tuple[int, int]]:
+    n, unit = info.num_elements, 1
+    if len(info.shape) > 1 and n // info.num_rows <= PIECE_ELEMENTS:
+        unit = n // info.num_rows
+    units = n // unit
+    num_pieces = -(-n // PIECE_ELEMENTS)
+    each = -(-units // num_pieces) * unit
+    for start in range(0, n, each):
+        yield start, min(n, start + each)
+
+
+def count_pieces(infos: Sequence[TensorInfo], at_most: int) -> int:
+    """Count the pieces, but stop above `at_most`: a hostile header costs no more than a file of its size may."""
+    count = 0
+    for _ in pieces(infos):
+        count += 1
+        if count > at_most:
+            break
+    return count

@@ -1,0 +1,1 @@
+"""Trellis-coded quantization with tables shared by the whole file (FORMAT.md, trellis)."""

@@ -1,0 +1,112 @@
+"""One record of trellis levels: its bytes, and the values that they mean (FORMAT.md, trellis records)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficzip.errors import CorruptPayloadError
+from trafficzip.kernels import numba_cpu_tables as kernels
+from trafficzip.kernels.reference_trellis import NUM_LANES, following
+from trafficzip.wire.cursor import Bytes, Reader, pack_u32s
+
+MAX_MULTIPLE = 1 << 17
+_SPARE_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoding:
+    """What all records of a coder share while they are decoded."""
+
+    num_states: int
+    low_bits: NDArray[np.uint8]
+    entries: NDArray[np.uint32]
+
+    @property
+    def wide(self) -> bool:
+        """Whether a class keeps low bits."""
+        return bool(self.low_bits.any())
+
+
+def start_decoding(frequencies: NDArray[np.uint16], low_bits: NDArray[np.uint8], num_states: int) -> Decoding:
+    """Make the decoding tables of checked frequencies, uint16 [classes, 2, 256]."""
+    entries = kernels.decoding_tables(frequencies, low_bits, bool(low_bits.any()))
+    return Decoding(num_states, low_bits, entries)
+
+
+def pack(
+    levels: NDArray[np.int16],
+    classes: NDArray[np.uint8],
+    frequencies: NDArray[np.uint16],
+    low_bits: NDArray[np.uint8],
+    num_states: int,
+) -> bytes:
+    """Encode levels, int16 [n], of classes, uint8 [n]; n is a multiple of 8."""
+    lanes, words, lows, patches = kernels.encode(levels, classes, frequencies, low_bits, following(num_states))
+    return b"".join(
+        (
+            pack_u32s(patches.shape[0], *lanes.tolist()),
+            patches.astype("<i4").tobytes(),
+            lows.astype("<u2").tobytes(),
+            words.astype("<u2").tobytes(),
+        )
+    )
+
+
+def unpack(
+    record: Bytes,
+    classes: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    values: NDArray[np.float32],
+    *,
+    decoding: Decoding,
+    describe: Callable[[], str],
+) -> None:
+    """Decode a record into values, float32 [n]: segments that end at `ends`, int64 [k], with steps float32 [k].
+
+    Raises:
+        CorruptPayloadError: it is not one encoding of n values.
+    """
+    reader = Reader(record, what=f"record of {describe()}")
+    num_patches, *lanes = reader.fields("<9I", "states")
+    patches = reader.take(8 * num_patches, f"{num_patches} patches").tobytes()
+    after, start = following(decoding.num_states), np.array(lanes, np.uint32)
+    if decoding.wide:
+        num_bits = int(decoding.low_bits[classes].sum(dtype=np.int64))
+        lows = _words(reader.take((num_bits + 15) // 16 * 2, "low bits"), 1)
+        words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+        low_bits, entries = decoding.low_bits, decoding.entries
+        found = kernels.decode_wide(words, start, lows, entries, classes, low_bits, ends, steps, after, values)
+    else:
+        words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+        found = kernels.decode(words, start, decoding.entries, classes, ends, steps, after, values)
+    if not found or record.size % 2:
+        raise CorruptPayloadError(f"record of {describe()}: {record.size} bytes are not one encoding of {values.size}")
+    if num_patches:
+        _patch(np.frombuffer(patches, "<i4").reshape(-1, 2), ends, steps, values, describe)
+
+
+def _words(data: Bytes, spare: int) -> NDArray[np.uint16]:
+    """Copy little-endian words, with some to spare: kernels read ahead."""
+    words = np.zeros(data.size // 2 + spare, np.uint16)
+    words[: data.size // 2] = np.frombuffer(data[: data.size // 2 * 2].tobytes(), "<u2")
+    return words
+
+
+def _patch(
+    patches: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    values: NDArray[np.float32],
+    describe: Callable[[], str],
+) -> None:
+    places, multiples = patches[:, 0].astype(np.int64), patches[:, 1].astype(np.int64)
+    ordered = (np.diff(places) > 0).all() and places[0] >= 0 and places[-1] < values.size
+    if not ordered or np.abs(multiples).max() > MAX_MULTIPLE:
+        raise CorruptPayloadError(f"record of {describe()}: patches out of order or range")
+    values[places] = multiples.astype(np.float32) * steps[np.searchsorted(ends, places, side="right")]
+
+
+assert NUM_LANES == 8  # lanes in the header of a record

@@ -1,0 +1,89 @@
+"""Row and column scales of a tensor: small integers that choose, with the step, the table of every value."""
+
+from dataclasses import dataclass
+from math import frexp, fsum, log2, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficzip.checkpoint.tensors import TensorInfo
+from trafficzip.kernels import numba_cpu_scales as kernels
+
+STEPS_PER_OCTAVE = 32  # a step is 2**(index / 32)
+CLASSES_PER_OCTAVE = 2
+DEPTH = 24  # a scale this far below the largest one says: nothing to speak of
+_HALF_ROOT = sqrt(0.5)
+_STEP_TABLE = np.array([2.0 ** (i / STEPS_PER_OCTAVE) for i in range(STEPS_PER_OCTAVE)], np.float32)
+MIN_STEP_INDEX, MAX_STEP_INDEX = -100 * STEPS_PER_OCTAVE, 100 * STEPS_PER_OCTAVE
+Matrix = NDArray[np.float32]
+
+
+def step_of(index: int) -> np.float32:
+    """Give the step of an index: 2**(index / 32), correctly rounded to float32."""
+    return np.float32(np.ldexp(_STEP_TABLE[index % STEPS_PER_OCTAVE], index // STEPS_PER_OCTAVE))
+
+
+def matrix_shape(info: TensorInfo) -> tuple[int, int]:
+    """Give rows and columns: the first axis against the rest; a vector or a number is one row."""
+    if len(info.shape) < 2 or info.num_elements == 0:
+        return 1, info.num_elements
+    return info.shape[0], info.num_elements // info.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Half octaves of rows and columns; an element's scale is the sum of both.
+
+    rows: int16 [rows] or [1] for all.  columns: int16 [columns] or [1] for all.
+    """
+
+    rows: NDArray[np.int16]
+    columns: NDArray[np.int16]
+
+
+def fit_scales(values: Matrix, step_index: int) -> Scales:
+    """Choose scales of a matrix: by rows, by columns, by both or one for all, whatever needs fewest bits.
+
+    values: float32 [rows, columns], finite, not empty.
+    """
+    means = kernels.row_means(values)
+    whole = np.array([_log2(fsum(means.tolist()) / means.size)], np.int16)
+    none = np.zeros(1, np.int16)
+    options = [Scales(whole, none)]
+    if min(values.shape) > 1:
+        rows = _logs(means)
+        options.append(Scales(rows, none))
+        options.append(Scales(none, _logs(kernels.column_means(values, np.ones(values.shape[0])))))
+        options.append(Scales(rows, _logs(kernels.column_means(values, np.exp2(-rows.astype(np.float64))))))
+    return min(options, key=lambda scales: _estimate(scales, values.shape, step_index))
+
+
+def _log2(mean: float) -> int:
+    """Round the base-2 logarithm of a mean square, exactly: no library's logarithm decides a class."""
+    if mean == 0:
+        return -300
+    fraction, exponent = frexp(mean)
+    return exponent if fraction >= _HALF_ROOT else exponent - 1
+
+
+def _logs(means: NDArray[np.float64]) -> NDArray[np.int16]:
+    logs = np.array([_log2(mean) for mean in means.tolist()], np.int16)
+    return np.maximum(logs, np.int16(logs.max() - DEPTH))
+
+
+def _estimate(scales: Scales, shape: tuple[int, int], step_index: int) -> float:
+    """Estimate bits: of the scales, and of Gaussian values that have them at the distortion of the step."""
+    bits = 0.0
+    kinds, sides = [], (scales.rows, scales.columns)
+    for side, length in zip(sides, shape, strict=True):
+        found, counts = np.unique(side, return_counts=True)
+        if side.size > 1:
+            bits += fsum(count * log2(side.size / count) + 6 for count in counts.tolist())
+        kinds.append(
+            [(scale, count * length // side.size) for scale, count in zip(found.tolist(), counts.tolist(), strict=True)]
+        )
+    noise = 2 * step_index / STEPS_PER_OCTAVE
+    for row, num_rows in kinds[0]:
+        for column, num_columns in kinds[1]:
+            bits += num_rows * num_columns * 0.5 * log2(1 + 4 * 2.0 ** min(row + column - noise, 200))
+    return bits

@@ -1,0 +1,205 @@
+"""Compiled frequencies of byte planes: fitting, writing, reading, and the tables that coding looks symbols up in.
+
+`reference_planes` is the definition; FORMAT.md, planes, has the bytes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficzip.kernels.numba_cpu_jit import jit
+from trafficzip.kernels.reference_planes import PRECISION_BITS, TABLE_SIZE
+
+LOG_UNIT = 1 << 16
+_LOG2 = np.round(np.log2(np.maximum(np.arange(TABLE_SIZE), 1)) * LOG_UNIT).astype(np.int64)
+_MAX_LENGTH = PRECISION_BITS  # bits of a frequency
+_MAX_TABLE_BYTES = 1280  # 1 + at most 2 * 256 bits of runs, then at most 23 + 1 + 11 bits for each of 256 symbols: 1184
+
+
+@jit
+def normalize(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give frequencies, int64 [256], that sum to 4096.
+
+    counts: int64 [256], 0 to 2**49, at least two above 0.
+    """
+    frequencies = np.zeros(256, np.int64)
+    total = counts.sum()
+    rest = TABLE_SIZE
+    most = 0
+    for symbol in range(256):
+        count = counts[symbol]
+        if count > 0:
+            frequencies[symbol] = max(1, int(count * TABLE_SIZE // total))
+            rest -= frequencies[symbol]
+        if count > counts[most]:
+            most = symbol
+    while rest > 0:
+        best = most
+        for symbol in range(256):
+            if counts[symbol] * (2 * frequencies[best] + 1) > counts[best] * (2 * frequencies[symbol] + 1):
+                best = symbol
+        frequencies[best] += 1
+        rest -= 1
+    while rest < 0:
+        best = most
+        for symbol in range(256):
+            below, best_below = 2 * frequencies[symbol] - 1, 2 * frequencies[best] - 1
+            if frequencies[symbol] > 1 and counts[symbol] * best_below < counts[best] * below:
+                best = symbol
+        frequencies[best] -= 1
+        rest += 1
+    return frequencies
+
+
+@jit
+def coded_cost(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> int:
+    """Give the bits of symbols with these counts and frequencies, in units of 2**-16 bit; integers only."""
+    cost = 0
+    for symbol in range(256):
+        if counts[symbol] > 0:
+            cost += counts[symbol] * (PRECISION_BITS * LOG_UNIT - _LOG2[frequencies[symbol]])
+    return cost
+
+
+@jit
+def encoder_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Give, per symbol, its frequency, the start of its interval, and ceil(2**44 / frequency): uint64 [256, 3].
+
+    With that reciprocal r, (state * r) >> 44 is state // frequency exactly, and the product stays below 2**64:
+    state < frequency << 20 and r * frequency - 2**44 < frequency.
+    """
+    table = np.zeros((256, 3), np.uint64)
+    start = 0
+    one = np.int64(1) << np.int64(32 + PRECISION_BITS)
+    for symbol in range(256):
+        frequency = frequencies[symbol]
+        if frequency > 0:
+            table[symbol, 0] = np.uint64(frequency)
+            table[symbol, 1] = np.uint64(start)
+            table[symbol, 2] = np.uint64((one + frequency - 1) // frequency)
+            start += frequency
+    return table
+
+
+@jit
+def decoder_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Give symbol << 24 | (slot - start) << 12 | frequency per slot: uint32 [4096].
+
+    frequencies: int64 [256], each below 4096; they sum to 4096.
+    """
+    table = np.empty(TABLE_SIZE, np.uint32)
+    at = 0
+    for symbol in range(256):
+        frequency = frequencies[symbol]
+        for offset in range(frequency):
+            table[at] = np.uint32(symbol << 24 | offset << 12 | frequency)
+            at += 1
+    return table
+
+
+@jit
+def write_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Write frequencies, int64 [256]: runs of symbols that occur and that do not, then bit lengths and lower bits."""
+    data = np.zeros(_MAX_TABLE_BYTES, np.uint8)
+    occurs = frequencies[0] > 0
+    used = _put(1 if occurs else 0, 1, data, 0)
+    symbol = 0
+    while symbol < 256:
+        start = symbol
+        while symbol < 256 and (frequencies[symbol] > 0) == occurs:
+            symbol += 1
+        occurs = not occurs
+        run = symbol - start
+        length = _bit_length(run)
+        used += length - 1  # zeros
+        for bit in range(length - 1, -1, -1):
+            used = _put(run >> bit & 1, 1, data, used)
+    previous = _MAX_LENGTH
+    for symbol in range(256):
+        frequency = frequencies[symbol]
+        if frequency > 0:
+            length = _bit_length(frequency)
+            difference = length - previous
+            used += 2 * difference if difference >= 0 else -2 * difference - 1  # zeros
+            used = _put(1, 1, data, used)
+            used = _put(frequency & ((1 << (length - 1)) - 1), length - 1, data, used)
+            previous = length
+    return data[: (used + 7) // 8].copy()
+
+
+@jit
+def read_table(data: NDArray[np.uint8], frequencies: NDArray[np.int64]) -> int:
+    """Read the table at the start of `data` into `frequencies`, int64 [256]; give its bytes, or -1 if there is none."""
+    end = 8 * data.size
+    if end == 0:
+        return -1
+    occurs = data[0] & 1
+    used = 1
+    symbol = 0
+    while symbol < 256:
+        zeros = _zeros(data, used, end, 8)
+        used += zeros + 1
+        if zeros < 0 or used + zeros > end:
+            return -1
+        run = 1
+        for _ in range(zeros):
+            run = 2 * run | _get(1, data, used)
+            used += 1
+        if run > 256 - symbol:
+            return -1
+        for _ in range(run):
+            frequencies[symbol] = occurs
+            symbol += 1
+        occurs = 1 - occurs
+    length = _MAX_LENGTH
+    total = 0
+    for symbol in range(256):
+        if frequencies[symbol] > 0:
+            zeros = _zeros(data, used, end, 2 * _MAX_LENGTH)
+            if zeros < 0:
+                return -1
+            length += -((zeros + 1) >> 1) if zeros & 1 else zeros >> 1
+            used += zeros + 1
+            if not 1 <= length <= _MAX_LENGTH or used + length - 1 > end:
+                return -1
+            frequencies[symbol] = 1 << (length - 1) | _get(length - 1, data, used)
+            used += length - 1
+            total += frequencies[symbol]
+    if total != TABLE_SIZE or _get(-used % 8, data, used):
+        return -1
+    return (used + 7) // 8
+
+
+@jit
+def _bit_length(value: int) -> int:
+    length = 0
+    while value >> length:
+        length += 1
+    return length
+
+
+@jit
+def _put(value: int, num_bits: int, data: NDArray[np.uint8], used: int) -> int:
+    """Write num_bits bits, lowest first."""
+    for bit in range(num_bits):
+        data[(used + bit) >> 3] |= (value >> bit & 1) << ((used + bit) & 7)
+    return used + num_bits
+
+
+@jit
+def _get(num_bits: int, data: NDArray[np.uint8], used: int) -> int:
+    """Read num_bits bits, lowest first, that the caller knows to be there."""
+    value = 0
+    for bit in range(num_bits):
+        value |= (int(data[(used + bit) >> 3]) >> ((used + bit) & 7) & 1) << bit
+    return value
+
+
+@jit
+def _zeros(data: NDArray[np.uint8], used: int, end: int, limit: int) -> int:
+    """Count the zero bits at `used`, `limit` at most; -1 where there are more, or no one bit behind them."""
+    zeros = 0
+    while used + zeros < end and zeros <= limit:
+        if data[(used + zeros) >> 3] >> ((used + zeros) & 7) & 1:
+            return zeros
+        zeros += 1
+    return -1

@@ -1,0 +1,66 @@
+"""Compiled row and column scales of a matrix, and the class that they give every value.
+
+A scale is a whole number of half octaves: the base-2 logarithm of a mean square, rounded. Sums run in one order, so
+that scales do not depend on the machine.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trafficzip.kernels.numba_cpu_jit import jit
+
+
+@jit
+def row_means(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Give the mean square of each row of float32 [rows, columns]; NaN or infinite where a value is."""
+    means = np.zeros(values.shape[0], np.float64)
+    partial = np.zeros(8, np.float64)
+    for row in range(values.shape[0]):
+        partial[:] = 0
+        whole = values.shape[1] // 8 * 8
+        for column in range(0, whole, 8):  # eight sums side by side: one vector, and still one order
+            for lane in range(8):
+                value = np.float64(values[row, column + lane])
+                partial[lane] += value * value
+        total = 0.0
+        for lane in range(8):
+            total += partial[lane]
+        for column in range(whole, values.shape[1]):
+            value = np.float64(values[row, column])
+            total += value * value
+        means[row] = total / values.shape[1]
+    return means
+
+
+@jit
+def column_means(values: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the mean square of each column, rows weighted by `weights`, float64 [rows]."""
+    totals = np.zeros(values.shape[1], np.float64)
+    for row in range(values.shape[0]):
+        weight = weights[row]
+        for column in range(values.shape[1]):
+            value = np.float64(values[row, column])
+            totals[column] += value * value * weight
+    for column in range(values.shape[1]):
+        totals[column] /= values.shape[0]
+    return totals
+
+
+@jit
+def fill_classes(
+    rows: NDArray[np.int16], columns: NDArray[np.int16], start: int, last_class: int, classes: NDArray[np.uint8]
+) -> None:
+    """Write the class of elements `start` and on: row plus column number, but at least 0 and at most last_class.
+
+    rows: int16 [rows].  columns: int16 [columns].  classes: uint8 [n], written.
+    """
+    width = columns.size
+    row, column = start // width, start % width
+    at = 0
+    while at < classes.size:
+        stop = min(width, column + classes.size - at)
+        offset = rows[row]
+        for j in range(column, stop):
+            classes[at + j - column] = min(max(offset + columns[j], 0), last_class)
+        at += stop - column
+        row, column = row + 1, 0
