@@ -17,7 +17,7 @@ class Job:
     """The tensors that one coder is to store.
 
     read: gives the tensor at a place of `infos`, of the dtype and shape that its info says; it may be mapped. It is
-    read more than once.  steps: per tensor, the index of the step that the allocation chose; None where a coder needs none.
+    read more than once.  steps: per tensor, the index of the step that the allocation chose; None where none is needed.
     """
 
     infos: tuple[TensorInfo, ...]

@@ -1,11 +1,14 @@
 """One record of trellis levels: its bytes, and the values that they mean (FORMAT.md, trellis records)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.checkpoint.coders.base import Describe
+from trafficzip.checkpoint.pieces import Piece
+from trafficzip.checkpoint.trellis.layout import Layout
+from trafficzip.checkpoint.trellis.tables import Tables
 from trafficzip.errors import CorruptPayloadError
 from trafficzip.kernels import numba_cpu_tables as kernels
 from trafficzip.kernels.reference_trellis import NUM_LANES, following
@@ -16,76 +19,68 @@ _SPARE_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decoding:
-    """What all records of a coder share while they are decoded."""
+class TableRecords:
+    """Records of levels that are coded by tables.
 
-    num_states: int
-    low_bits: NDArray[np.uint8]
-    entries: NDArray[np.uint32]
-
-    @property
-    def wide(self) -> bool:
-        """Whether a class keeps low bits."""
-        return bool(self.low_bits.any())
-
-
-def start_decoding(frequencies: NDArray[np.uint16], low_bits: NDArray[np.uint8], num_states: int) -> Decoding:
-    """Make the decoding tables of checked frequencies, uint16 [classes, 2, 256]."""
-    entries = kernels.decoding_tables(frequencies, low_bits, bool(low_bits.any()))
-    return Decoding(num_states, low_bits, entries)
-
-
-def pack(
-    levels: NDArray[np.int16],
-    classes: NDArray[np.uint8],
-    frequencies: NDArray[np.uint16],
-    low_bits: NDArray[np.uint8],
-    num_states: int,
-) -> bytes:
-    """Encode levels, int16 [n], of classes, uint8 [n]; n is a multiple of 8."""
-    lanes, words, lows, patches = kernels.encode(levels, classes, frequencies, low_bits, following(num_states))
-    return b"".join(
-        (
-            pack_u32s(patches.shape[0], *lanes.tolist()),
-            patches.astype("<i4").tobytes(),
-            lows.astype("<u2").tobytes(),
-            words.astype("<u2").tobytes(),
-        )
-    )
-
-
-def unpack(
-    record: Bytes,
-    classes: NDArray[np.uint8],
-    ends: NDArray[np.int64],
-    steps: NDArray[np.float32],
-    values: NDArray[np.float32],
-    *,
-    decoding: Decoding,
-    describe: Callable[[], str],
-) -> None:
-    """Decode a record into values, float32 [n]: segments that end at `ends`, int64 [k], with steps float32 [k].
+    frequencies: uint16 [classes, 2, 256].  low_bits: uint8 [classes].  entries: the tables that decoding looks up.
 
     Raises:
-        CorruptPayloadError: it is not one encoding of n values.
+        CorruptPayloadError: the tables are none.
     """
-    reader = Reader(record, what=f"record of {describe()}")
-    num_patches, *lanes = reader.fields("<9I", "states")
-    patches = reader.take(8 * num_patches, f"{num_patches} patches").tobytes()
-    after, start = following(decoding.num_states), np.array(lanes, np.uint32)
-    if decoding.wide:
-        num_bits = int(decoding.low_bits[classes].sum(dtype=np.int64))
-        lows = _words(reader.take((num_bits + 15) // 16 * 2, "low bits"), 1)
-        words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
-        low_bits, entries = decoding.low_bits, decoding.entries
-        found = kernels.decode_wide(words, start, lows, entries, classes, low_bits, ends, steps, after, values)
-    else:
-        words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
-        found = kernels.decode(words, start, decoding.entries, classes, ends, steps, after, values)
-    if not found or record.size % 2:
-        raise CorruptPayloadError(f"record of {describe()}: {record.size} bytes are not one encoding of {values.size}")
-    if num_patches:
-        _patch(np.frombuffer(patches, "<i4").reshape(-1, 2), ends, steps, values, describe)
+
+    layout: Layout
+    num_states: int
+    tables: Tables
+    frequencies: NDArray[np.uint16] = field(init=False)
+    low_bits: NDArray[np.uint8] = field(init=False)
+    entries: NDArray[np.uint32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        frequencies, low_bits = self.tables.frequencies(), self.tables.low_bits
+        object.__setattr__(self, "frequencies", frequencies)
+        object.__setattr__(self, "low_bits", low_bits)
+        object.__setattr__(self, "entries", kernels.decoding_tables(frequencies, low_bits, bool(low_bits.any())))
+
+    def pack(self, piece: Piece, classes: NDArray[np.uint8], levels: NDArray[np.int16]) -> bytes:
+        """Encode the levels of a piece, int16 [n], of classes, uint8 [n]; n is a multiple of 8."""
+        lanes, words, lows, patches = kernels.encode(
+            levels, classes, self.frequencies, self.low_bits, following(self.num_states)
+        )
+        return b"".join(
+            (
+                pack_u32s(patches.shape[0], *lanes.tolist()),
+                patches.astype("<i4").tobytes(),
+                lows.astype("<u2").tobytes(),
+                words.astype("<u2").tobytes(),
+            )
+        )
+
+    def unpack(self, piece: Piece, record: Bytes, values: NDArray[np.float32], describe: Describe) -> None:
+        """Decode the record of a piece into values, float32 [n].
+
+        Raises:
+            CorruptPayloadError: it is not one encoding of n values.
+        """
+        reader = Reader(record, what=f"record of {describe()}")
+        num_patches, *lanes = reader.fields("<9I", "states")
+        patches = reader.take(8 * num_patches, f"{num_patches} patches").tobytes()
+        after, start = following(self.num_states), np.array(lanes, np.uint32)
+        classes, ends, steps = self.layout.classes(piece), self.layout.ends(piece), self.layout.piece_steps(piece)
+        low_bits, entries = self.low_bits, self.entries
+        if low_bits.any():
+            num_bits = int(low_bits[classes].sum(dtype=np.int64))
+            lows = _words(reader.take((num_bits + 15) // 16 * 2, "low bits"), 1)
+            words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+            found = kernels.decode_wide(words, start, lows, entries, classes, low_bits, ends, steps, after, values)
+        else:
+            words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+            found = kernels.decode(words, start, entries, classes, ends, steps, after, values)
+        if not found or record.size % 2:
+            raise CorruptPayloadError(
+                f"record of {describe()}: {record.size} bytes are not one encoding of {values.size} values"
+            )
+        if num_patches:
+            _patch(np.frombuffer(patches, "<i4").reshape(-1, 2), ends, steps, values, describe)
 
 
 def _words(data: Bytes, spare: int) -> NDArray[np.uint16]:
@@ -100,7 +95,7 @@ def _patch(
     ends: NDArray[np.int64],
     steps: NDArray[np.float32],
     values: NDArray[np.float32],
-    describe: Callable[[], str],
+    describe: Describe,
 ) -> None:
     places, multiples = patches[:, 0].astype(np.int64), patches[:, 1].astype(np.int64)
     ordered = (np.diff(places) > 0).all() and places[0] >= 0 and places[-1] < values.size
