@@ -7,7 +7,7 @@ import bz2
 import json
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _STORED, _BZ2 = 0, 1
 class ContainerWriter:
     """Writes a container front to back; the sink needs only `write`."""
 
-    def __init__(self, sink: BinaryIO) -> None:
+    def __init__(self, sink: IO[bytes]) -> None:
         self._sink = sink
         self._index = bytearray()
         self._num_records = 0
@@ -120,6 +120,11 @@ class ContainerReader:
     def num_records(self) -> int:
         """How many records the file has."""
         return len(self._starts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._data.size
 
     def record_bytes(self, number: int) -> int:
         """Give the size of a record."""

@@ -22,7 +22,8 @@ _SPARE_WORDS = 8
 class TableRecords:
     """Records of levels that are coded by tables.
 
-    frequencies: uint16 [classes, 2, 256].  low_bits: uint8 [classes].  entries: the tables that decoding looks up.
+    frequencies: uint16 [classes, 2, 256].  low_bits: uint8 [classes].  entries, wide_entries: the tables that decoding
+    looks up, in records where no class keeps low bits, and in others.
 
     Raises:
         CorruptPayloadError: the tables are none.
@@ -34,12 +35,15 @@ class TableRecords:
     frequencies: NDArray[np.uint16] = field(init=False)
     low_bits: NDArray[np.uint8] = field(init=False)
     entries: NDArray[np.uint32] = field(init=False)
+    wide_entries: NDArray[np.uint32] = field(init=False)
 
     def __post_init__(self) -> None:
         frequencies, low_bits = self.tables.frequencies(), self.tables.low_bits
         object.__setattr__(self, "frequencies", frequencies)
         object.__setattr__(self, "low_bits", low_bits)
-        object.__setattr__(self, "entries", kernels.decoding_tables(frequencies, low_bits, bool(low_bits.any())))
+        object.__setattr__(self, "entries", kernels.decoding_tables(frequencies, low_bits, False))
+        wide = kernels.decoding_tables(frequencies, low_bits, True) if low_bits.any() else self.entries
+        object.__setattr__(self, "wide_entries", wide)
 
     def pack(self, piece: Piece, classes: NDArray[np.uint8], levels: NDArray[np.int16]) -> bytes:
         """Encode the levels of a piece, int16 [n], of classes, uint8 [n]; n is a multiple of 8."""
@@ -66,15 +70,16 @@ class TableRecords:
         patches = reader.take(8 * num_patches, f"{num_patches} patches").tobytes()
         after, start = following(self.num_states), np.array(lanes, np.uint32)
         classes, ends, steps = self.layout.classes(piece), self.layout.ends(piece), self.layout.piece_steps(piece)
-        low_bits, entries = self.low_bits, self.entries
-        if low_bits.any():
+        low_bits = self.low_bits
+        if low_bits[classes.max()]:  # they grow with the class
             num_bits = int(low_bits[classes].sum(dtype=np.int64))
             lows = _words(reader.take((num_bits + 15) // 16 * 2, "low bits"), 1)
             words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+            entries = self.wide_entries
             found = kernels.decode_wide(words, start, lows, entries, classes, low_bits, ends, steps, after, values)
         else:
             words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
-            found = kernels.decode(words, start, entries, classes, ends, steps, after, values)
+            found = kernels.decode(words, start, self.entries, classes, ends, steps, after, values)
         if not found or record.size % 2:
             raise CorruptPayloadError(
                 f"record of {describe()}: {record.size} bytes are not one encoding of {values.size} values"

@@ -53,7 +53,8 @@ def fit_search(job: Job, layout: Layout, *, lowest: int, num_states: int, slope:
     for _ in range(passes + 1):
         search = Search(layout, num_states, np.float32(slope), tables, tables.rates())
         jobs = [(search, piece, job) for piece in sample]
-        counts = np.sum(run_in_threads(_count, jobs, job.num_threads), axis=0)
+        found = run_in_threads(_count, jobs, job.num_threads)
+        counts = sum(found, np.zeros((layout.num_classes, 2, NUM_SYMBOLS), np.int64))
         tables = fit_tables(lowest, counts)
     return Search(layout, num_states, np.float32(slope), tables, search.rates)
 
