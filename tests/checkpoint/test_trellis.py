@@ -233,7 +233,8 @@ def test_fitted_tables_are_tables(lowest, counts, seed):
     frequencies = tables.frequencies()
     assert (frequencies.sum(axis=2) == TABLE_SIZE).all()
     rates = tables.rates()
-    assert np.isfinite(rates).all() and (rates >= 0).all()
+    assert np.isfinite(rates).all()
+    assert (rates >= 0).all()
     np.testing.assert_array_equal(tables.low_bits, low_bits_of(lowest, 3))
 
 

@@ -16,6 +16,21 @@ _MAX_TABLE_BYTES = 1280  # 1 + at most 2 * 256 bits of runs, then at most 23 + 1
 
 
 @jit
+def count(symbols: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count symbols, uint8 [n]: int64 [256]."""
+    counts = np.zeros((4, 256), np.int64)  # a count that was just written is slow to read again
+    body = symbols.size & ~3
+    for i in range(0, body, 4):
+        counts[0, symbols[i]] += 1
+        counts[1, symbols[i + 1]] += 1
+        counts[2, symbols[i + 2]] += 1
+        counts[3, symbols[i + 3]] += 1
+    for i in range(body, symbols.size):
+        counts[0, symbols[i]] += 1
+    return counts[0] + counts[1] + counts[2] + counts[3]
+
+
+@jit
 def normalize(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give frequencies, int64 [256], that sum to 4096.
 

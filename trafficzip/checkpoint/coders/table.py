@@ -4,10 +4,12 @@ from dataclasses import fields
 from typing import Any
 
 from trafficzip.checkpoint.coders.base import Coder
+from trafficzip.checkpoint.coders.cast import Cast
+from trafficzip.checkpoint.coders.planes import Planes
 from trafficzip.checkpoint.trellis.coder import Trellis
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
 
-CODERS: dict[str, type[Coder]] = {coder.kind: coder for coder in (Trellis,)}
+CODERS: dict[str, type[Coder]] = {coder.kind: coder for coder in (Trellis, Planes, Cast)}
 
 
 def make_coder(entry: dict[str, Any]) -> Coder:

@@ -1,0 +1,140 @@
+"""Steps for all tensors: one slope, weights of errors, and a search for the target of a recipe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log2
+
+import numpy as np
+
+from trafficzip.checkpoint.coders.planes import Planes
+from trafficzip.checkpoint.estimate import Estimate, estimate
+from trafficzip.checkpoint.recipe import Recipe
+from trafficzip.checkpoint.sensitivity import sensitivities
+from trafficzip.checkpoint.tensors import Array, Source
+from trafficzip.checkpoint.trellis.coder import Trellis
+from trafficzip.checkpoint.trellis.scales import MAX_STEP_INDEX, MIN_STEP_INDEX, STEPS_PER_OCTAVE
+from trafficzip.checkpoint.writer import Assignment
+from trafficzip.errors import ConfigError
+
+_MAX_TRIALS = 12
+_CLOSE = 0.01  # of a bit: a third of what the next step index changes
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Assignments of all tensors, the step index that all of them follow, and what a trial of them gave."""
+
+    assignments: tuple[Assignment, ...]
+    base: int | None
+    estimate: Estimate | None
+
+    def moved(self, by: int) -> "Allocation":
+        """Give the same with wider steps."""
+        assert self.base is not None
+        return replace(self, assignments=_moved(self.assignments, by), base=self.base + by, estimate=None)
+
+
+def allocate(
+    source: Source, recipe: Recipe, *, num_threads: int = 1, weights: Mapping[str, float] | None = None
+) -> Allocation:
+    """Choose the coder of every tensor, and steps so that the file is what the recipe asks for.
+
+    weights: of errors, by name of a tensor, instead of the rule of the recipe.
+
+    Raises:
+        ConfigError: no rule matches a tensor, a coder cannot store it, or no step meets the target.
+    """
+    model_elements = sum(info.num_elements for info in source.infos)
+    assignments, chosen = [], []
+    for info in source.infos:
+        rule = recipe.rule_for(info, model_elements)
+        rule.coder.check(info)
+        coder = rule.coder
+        if isinstance(coder, Trellis) and not _is_finite(source.read(info.name)):
+            if recipe.non_finite == "refuse":
+                raise ConfigError(
+                    f'{info}: has NaN or infinite values; non_finite = "keep" stores such tensors losslessly'
+                )
+            coder = Planes()
+        assignments.append(Assignment(info, coder))
+        chosen.append(rule.weight)
+    stepped = [place for place, assignment in enumerate(assignments) if isinstance(assignment.coder, Trellis)]
+    if not stepped:
+        return Allocation(tuple(assignments), None, None)
+    infos = [assignments[place].info for place in stepped]
+    found = weights or (sensitivities(source, infos) if recipe.sensitivity == "auto" else {})
+    for place in stepped:
+        weight = chosen[place] * found.get(assignments[place].info.name, 1.0)
+        step = round(-STEPS_PER_OCTAVE / 2 * log2(weight))
+        assignments[place] = replace(assignments[place], step=step)
+    return _search(source, tuple(assignments), recipe, num_threads)
+
+
+def _search(source: Source, assignments: tuple[Assignment, ...], recipe: Recipe, num_threads: int) -> Allocation:
+    """Find the step index of the target."""
+    trials: dict[int, Estimate] = {}
+    elements = sum(a.info.num_elements for a in assignments if a.step is not None)
+    total = sum(a.info.num_elements for a in assignments)
+    if recipe.max_error is None and recipe.bits is None and recipe.size is None:
+        raise ConfigError("recipe: quantizes, but has none of bits, size and max_error")
+
+    def gap(at: int) -> float:
+        """Give by how many octaves steps are too narrow, about: a bit is an octave, and so is half the error."""
+        if at not in trials:
+            trials[at] = estimate(source, _moved(assignments, at), num_threads)
+        if recipe.max_error is not None:
+            return log2(recipe.max_error / max(trials[at].relative_error, 1e-9))
+        size = recipe.size if recipe.size is not None else recipe.bits * total / 8 if recipe.bits else 0
+        return (trials[at].size - size) * 8 / max(elements, 1)
+
+    prefer = "narrow" if recipe.max_error is not None else "wide" if recipe.size is not None else "near"
+    base = find_step(gap, _first(source, assignments, recipe), prefer=prefer)
+    if recipe.bits is None and (trials[base].size > (recipe.size or np.inf) or gap(base) < 0 < (recipe.max_error or 0)):
+        raise ConfigError(f"recipe: {recipe.size or recipe.max_error} cannot be reached: found {trials[base]}")
+    return Allocation(_moved(assignments, base), base, trials[base])
+
+
+def find_step(gap: Callable[[int], float], first: int, *, prefer: str) -> int:
+    """Find the step index where `gap`, which falls with it by about 1 per octave, is nearest to 0.
+
+    prefer: "narrow" for the widest step where gap is at least 0, "wide" for the narrowest where it is at most 0,
+    "near" for one near to 0 on either side.
+    """
+    tried: dict[int, float] = {}
+    low, high = MIN_STEP_INDEX, MAX_STEP_INDEX
+    at = min(max(first, low), high)
+    while at not in tried and len(tried) < _MAX_TRIALS:
+        tried[at] = gap(at)
+        if tried[at] == 0 or (prefer == "near" and abs(tried[at]) < _CLOSE):
+            return at
+        low, high = (at, high) if tried[at] > 0 else (low, at)
+        ideal = at + round(tried[at] * STEPS_PER_OCTAVE)
+        at = min(max(ideal, low + (low in tried)), high - (high in tried))
+    sided = {
+        place: found for place, found in tried.items() if found * {"narrow": 1, "wide": -1, "near": 0}[prefer] >= 0
+    }
+    return min(sided or tried, key=lambda place: abs(tried[place]))
+
+
+def _first(source: Source, assignments: Sequence[Assignment], recipe: Recipe) -> int:
+    """Guess the step index from the mean square of the values."""
+    squares = elements = 0.0
+    for assignment in assignments:
+        if assignment.step is not None:
+            values = source.read(assignment.info.name).astype(np.float32)
+            squares += float(np.vdot(values, values)) * 2.0 ** (-2 * assignment.step / STEPS_PER_OCTAVE)
+            elements += assignment.info.num_elements
+    if not 0 < squares < np.inf:
+        return 0
+    bits = recipe.bits or (8 * recipe.size / max(elements, 1) if recipe.size else -log2(recipe.max_error or 1))
+    return round(STEPS_PER_OCTAVE * (log2(squares / elements) / 2 - bits + 1))
+
+
+def _moved(assignments: Sequence[Assignment], by: int) -> tuple[Assignment, ...]:
+    return tuple(a if a.step is None else replace(a, step=a.step + by) for a in assignments)
+
+
+def _is_finite(array: Array) -> bool:
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[i : i + _BLOCK].astype(np.float32)).all()) for i in range(0, flat.size, _BLOCK))

@@ -1,0 +1,153 @@
+"""Save tensors as a compressed checkpoint."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from trafficzip.checkpoint.allocate import Allocation, allocate
+from trafficzip.checkpoint.estimate import Estimate, estimate
+from trafficzip.checkpoint.recipe import RECIPES, Recipe
+from trafficzip.checkpoint.sinks import atomic_file
+from trafficzip.checkpoint.sources import MemorySource, open_source
+from trafficzip.checkpoint.tensors import Source
+from trafficzip.checkpoint.writer import Progress, write_checkpoint
+from trafficzip.errors import ConfigError
+from trafficzip.metrics import bits_per_element
+
+_MAX_SHRINKS = 8  # steps, of 2 % of an octave each, that a file above the wanted size may be off by
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was written: bytes of the file, elements and bytes of the tensors, and how they were stored."""
+
+    size: int
+    num_elements: int
+    original_bytes: int
+    allocation: Allocation
+
+    @property
+    def bits_per_element(self) -> float:
+        """Bits of the whole file per element of all tensors."""
+        return bits_per_element(self.size, self.num_elements) if self.num_elements else 0.0
+
+
+def save(
+    tensors: Any,
+    target: str | os.PathLike[str] | IO[bytes],
+    recipe: str | Recipe = "balanced",
+    *,
+    metadata: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    num_threads: int | None = None,
+    progress: Progress = lambda _: None,
+) -> Saved:
+    """Compress tensors into a file, which appears whole or not at all, or into a stream.
+
+    tensors: a path that `open_source` reads, an open source, a module, or arrays or PyTorch tensors by name.
+    recipe: one of RECIPES, by name, or your own.  metadata: replaces that of the tensors' file.
+    weights: of squared errors, by name of a tensor, instead of the recipe's own rule.
+    The same tensors and recipe give the same bytes, whatever num_threads is (default: one per CPU).
+
+    Raises:
+        ConfigError: a tensor or the recipe cannot be stored, or the recipe's target cannot be met.
+    """
+    recipe = recipe_of(recipe)
+    num_threads = num_threads or os.cpu_count() or 1
+    with as_source(tensors) as source:
+        allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
+        text = source.metadata if metadata is None else metadata
+        for _ in range(_MAX_SHRINKS):
+            try:
+                with _sink(target, limited=recipe.size is not None) as file:
+                    size = write_checkpoint(
+                        file, source, allocation.assignments, metadata=text, num_threads=num_threads, progress=progress
+                    )
+                    if recipe.size is not None and size > recipe.size:
+                        raise _TooLargeError
+            except _TooLargeError:
+                allocation = allocation.moved(1)
+                continue
+            elements, original = (sum(numbers) for numbers in zip(*_sizes(source), strict=True))
+            return Saved(size, elements, original, allocation)
+        raise ConfigError(
+            f"{target}: found {size} bytes, expected {recipe.size}; {_MAX_SHRINKS} wider steps did not help"
+        )
+
+
+def plan(
+    tensors: Any,
+    recipe: str | Recipe = "balanced",
+    *,
+    weights: Mapping[str, float] | None = None,
+    num_threads: int | None = None,
+) -> tuple[Allocation, Estimate]:
+    """Choose how tensors would be saved, and estimate what that would give; nothing is written.
+
+    Raises:
+        ConfigError: as `save` does.
+    """
+    num_threads = num_threads or os.cpu_count() or 1
+    with as_source(tensors) as source:
+        allocation = allocate(source, recipe_of(recipe), num_threads=num_threads, weights=weights)
+        return allocation, allocation.estimate or estimate(source, allocation.assignments, num_threads)
+
+
+def recipe_of(recipe: str | Recipe) -> Recipe:
+    """Give the recipe of a name, or the one given.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe {recipe!r}: expected one of {', '.join(RECIPES)}, or a Recipe")
+    return RECIPES[recipe]
+
+
+@contextmanager
+def as_source(tensors: Any) -> Iterator[Source]:
+    """Open what has tensors: a path, a source, a module, or tensors by name.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if isinstance(tensors, str | os.PathLike):
+        with open_source(tensors) as source:
+            yield source
+    elif isinstance(tensors, Mapping):
+        yield MemorySource(tensors)
+    elif hasattr(tensors, "state_dict"):
+        yield MemorySource(tensors.state_dict())
+    elif hasattr(tensors, "infos"):
+        yield tensors
+    else:
+        raise ConfigError(f"found a {type(tensors).__qualname__}, expected a path, a module, or tensors by name")
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+@contextmanager
+def _sink(target: str | os.PathLike[str] | IO[bytes], *, limited: bool) -> Iterator[Any]:
+    """Open where a file goes that is to appear only if the block ends well; a stream that has no limit at once."""
+    if isinstance(target, str | os.PathLike):
+        with atomic_file(target) as file:
+            yield file
+    elif limited:
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, target)
+    else:
+        yield target
+
+
+def _sizes(source: Source) -> list[tuple[int, int]]:
+    return [(0, 0), *((info.num_elements, info.num_bytes) for info in source.infos)]

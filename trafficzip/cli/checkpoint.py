@@ -1,0 +1,193 @@
+"""`trafficzip compress`, `decompress`, `inspect`, `verify`, `diff`: checkpoints on the command line."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from trafficzip.errors import ConfigError, TrafficzipError
+
+_WIDTH = 120  # of tables where the output is no terminal
+Input = Annotated[Path, typer.Argument(help="safetensors, PyTorch, NumPy, GGUF or ONNX file, or a folder.")]
+Compressed = Annotated[Path, typer.Argument(help="Compressed checkpoint.")]
+Threads = Annotated[int | None, typer.Option(help="Threads [default: one per CPU].")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def compress(
+    source: Input,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or folder for a folder.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="lossless, near-lossless, balanced, small, tiny, ternary, or a TOML file.")
+    ] = "balanced",
+    target_bits: Annotated[float | None, typer.Option(help="Bits of the whole file per parameter.")] = None,
+    target_size: Annotated[str | None, typer.Option(help="Largest size of the file, such as 8.5MB.")] = None,
+    max_error: Annotated[float | None, typer.Option(help="Largest relative error of the quantized weights.")] = None,
+    keep_non_finite: Annotated[bool, typer.Option(help="Keep tensors with NaN or Inf losslessly.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Report what would happen to each tensor; write nothing.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Compress a checkpoint."""
+    from trafficzip.checkpoint.folder import compress_folder
+    from trafficzip.checkpoint.save import plan, save
+    from trafficzip.cli.checkpoint_tables import plan_table, summary
+
+    with _failing():
+        chosen = _recipe(recipe, target_bits, target_size, max_error, keep_non_finite)
+        if dry_run:
+            with _waiting("planning"):
+                planned = plan(source, chosen, num_threads=threads)
+            _console().print(plan_table(*planned))
+            return
+        if output is None:
+            raise ConfigError("no output: expected --output FILE, or --dry-run")
+        with _bar("compressing") as advance:
+            if source.is_dir():
+                saved = compress_folder(source, output, chosen, num_threads=threads, progress=advance)
+            else:
+                saved = save(source, output, chosen, num_threads=threads, progress=advance)
+        _console().print(summary(saved, output), highlight=False)
+
+
+def decompress(
+    source: Compressed,
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file, or folder for a folder.")],
+    threads: Threads = None,
+) -> None:
+    """Write the tensors of a compressed checkpoint as safetensors."""
+    from trafficzip.checkpoint.folder import decompress_file, decompress_folder
+
+    with _failing(), _bar("decompressing") as advance:
+        if source.is_dir():
+            decompress_folder(source, output, num_threads=threads, progress=advance)
+        else:
+            decompress_file(source, output, num_threads=threads, progress=advance)
+
+
+def inspect(
+    path: Compressed,
+    as_json: AsJson = False,
+    original: Annotated[Path | None, typer.Option(help="What it was made of, to show errors.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw bits of each tensor into this PNG.")] = None,
+) -> None:
+    """Show what a compressed checkpoint holds."""
+    from trafficzip.checkpoint.inspect import differences
+    from trafficzip.checkpoint.inspect import inspect as report_of
+    from trafficzip.cli.checkpoint_tables import file_table
+
+    with _failing():
+        report = report_of(path)
+        errors = {}
+        if original is not None:
+            errors = {found.name: found for found in differences(original, path)}
+        if as_json:
+            found = report.to_dict()
+            for tensor in found["tensors"]:
+                if tensor["name"] in errors:
+                    tensor["relative_error"] = errors[tensor["name"]].relative_error
+            print(json.dumps(found, indent=2, allow_nan=False))
+        else:
+            _console().print(file_table(report, errors, str(path)))
+        if plot is not None:
+            from trafficzip.report.checkpoint_plot import plot_file
+
+            plot_file(report, plot)
+
+
+def verify(path: Compressed, threads: Threads = None) -> None:
+    """Decode everything in a compressed checkpoint and check it."""
+    from trafficzip.checkpoint.reader import CheckpointFile
+
+    with _failing(), CheckpointFile(path, num_threads=threads) as file:
+        file.verify()
+        _console().print(f"{path}: {len(file)} tensors, {file.size} bytes, all sound", highlight=False)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="Any checkpoint, compressed or not.")],
+    second: Annotated[Path, typer.Argument(help="Any checkpoint, compressed or not.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare the tensors of two checkpoints; exit with 1 where any bit differs."""
+    from trafficzip.checkpoint.inspect import differences
+    from trafficzip.cli.checkpoint_tables import difference_table
+
+    with _failing():
+        found = list(differences(first, second))
+    if as_json:
+        print(json.dumps([asdict(d) for d in found], indent=2))
+    else:
+        _console().print(difference_table(found, str(first), str(second)))
+    if not all(d.equal for d in found):
+        raise typer.Exit(1)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (compress, decompress, inspect, verify, diff)
+
+
+def _recipe(name: str, bits: float | None, size: str | None, error: float | None, keep: bool) -> Any:
+    from dataclasses import replace
+
+    from trafficzip.checkpoint.recipe_file import read_recipe
+    from trafficzip.checkpoint.save import recipe_of
+
+    recipe = read_recipe(name) if name.endswith(".toml") else recipe_of(name)
+    if bits is not None or size is not None or error is not None:
+        recipe = replace(recipe, bits=bits, size=None if size is None else _bytes(size), max_error=error)
+    return replace(recipe, non_finite="keep") if keep else recipe
+
+
+def _bytes(text: str) -> int:
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    number = text.strip().rstrip("BKMGIbkmgi")
+    unit = text.strip()[len(number) :].upper()
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"size {text!r}: expected a number of bytes, such as 8500000, 8.5MB or 8MiB") from error
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Turn errors of the library into one line and an exit code: 2 for wrong arguments, 1 for damaged files."""
+    try:
+        yield
+    except TrafficzipError as error:
+        _say(error)
+        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+    except OSError as error:
+        _say(error)
+        raise typer.Exit(1) from error
+
+
+def _say(error: Exception) -> None:
+    print(f"trafficzip: {error}", file=sys.stderr)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; the total is not known before the first call, so it shows what is done."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,} elements"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda count: progress.advance(task, count)
