@@ -92,6 +92,13 @@ def test_the_highest_plane_is_the_exponent(dtype, top, by):
     assert (planes[-1] >> shift).tolist() == ((exponent + bias) & 255).tolist()
 
 
+@given(symbols=st.binary(max_size=40))
+@settings(deadline=None)
+def test_counts_are_those_of_all_symbols(symbols):
+    counts = model.count(np.frombuffer(symbols, np.uint8))
+    assert counts.tolist() == [symbols.count(symbol) for symbol in range(256)]
+
+
 @given(counts=st.dictionaries(st.integers(0, 255), st.integers(1, 2**18) | st.integers(1, 5), min_size=2))
 @settings(deadline=None, max_examples=100)
 def test_compiled_tables_equal_reference(counts):

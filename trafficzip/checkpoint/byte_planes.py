@@ -68,7 +68,7 @@ def unpack_planes(record: Bytes, outs: Sequence[Array], dtype: str, describe: De
     data.flags.writeable = False  # kernels are compiled for this type
     reader = Reader(data, what=f"record of {describe()}")
     heads = _read_heads(reader, layout.dtype.itemsize, size)
-    whole = len(views) == 1 and views[0].flags.aligned and views[0].flags.c_contiguous
+    whole = len(views) == 1 and views[0].flags.aligned and views[0].flags.c_contiguous  # kernels are compiled for these
     values = views[0] if whole else np.empty(size, layout.dtype)
     one_byte = layout.dtype.itemsize == 1
     planes = values.reshape(1, -1) if one_byte else np.empty((len(heads), size), np.uint8)
@@ -104,6 +104,7 @@ def _pack_plane(plane: NDArray[np.uint8]) -> tuple[bytes, bytes]:
     if estimate + 4 * lanes + 4 >= limit:
         return pack_u8s(RAW), plane.tobytes()
     body = table.tobytes() + kernels.encode_symbols(plane, model.encoder_table(frequencies), lanes).tobytes()
+    assert len(body) < plane.size  # the estimate is short by less than what it was given to spare
     return pack_u8s(CODED) + pack_u32s(len(body)), body
 
 
