@@ -82,7 +82,7 @@ def rounded(values: Array, dtype: str, mantissa_bits: int) -> Array:
     dropped = form.mantissa_bits - mantissa_bits
     if dropped <= 0:
         return values
-    bits = np.ascontiguousarray(values).view(f"u{DTYPES[dtype].itemsize}")
+    bits = values.view(f"u{DTYPES[dtype].itemsize}")
     number = bits.dtype.type
     sign = number(1 << (8 * bits.itemsize - 1))
     below = number((1 << dropped) - 1)
