@@ -1,6 +1,6 @@
 """Compiled row and column scales of a matrix, and the class that they give every value.
 
-A scale is a whole number of half octaves: the base-2 logarithm of a mean square, rounded. Sums run in one order, so
+A scale is a whole number of quarter octaves: the base-2 logarithm of a mean square, rounded. Sums run in one order, so
 that scales do not depend on the machine.
 """
 
@@ -64,3 +64,23 @@ def fill_classes(
             classes[at + j - column] = min(max(offset + columns[j], 0), last_class)
         at += stop - column
         row, column = row + 1, 0
+
+
+@jit
+def sum_squares(
+    values: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add squares, and how many they are, by row plus column number.
+
+    values: float32 [rows, columns].  rows: int64 [rows].  columns: int64 [columns].  sums, counts: written.
+    """
+    for row in range(values.shape[0]):
+        for column in range(values.shape[1]):
+            kind = rows[row] + columns[column]
+            value = np.float64(values[row, column])
+            sums[kind] += value * value
+            counts[kind] += 1

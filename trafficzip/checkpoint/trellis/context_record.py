@@ -19,7 +19,7 @@ _STEP_SPREAD = 8  # the spread of a deviation of one step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContextRecords:
-    """Records of levels that are coded by contexts; class 0 is `lowest` half octaves above the step."""
+    """Records of levels that are coded by contexts; class 0 is `lowest` quarter octaves above the step."""
 
     layout: Layout
     num_states: int
@@ -27,14 +27,14 @@ class ContextRecords:
 
     @property
     def spreads(self) -> NDArray[np.uint8]:
-        """The spread of each class: uint8 [classes]."""
-        classes = self.lowest + np.arange(self.layout.num_classes)
-        return np.clip(classes + _STEP_SPREAD, 0, NUM_SPREADS - 1).astype(np.uint8)
+        """The spread of each context, which is a pair of classes: uint8 [contexts]."""
+        contexts = np.arange((self.layout.num_classes + 1) // 2)
+        return np.clip(contexts + self.lowest // 2 + _STEP_SPREAD, 0, NUM_SPREADS - 1).astype(np.uint8)
 
     def pack(self, piece: Piece, classes: NDArray[np.uint8], levels: NDArray[np.int16]) -> bytes:
         """Encode the levels of a piece, int16 [n], of classes, uint8 [n]."""
         distances, checks = self.layout.distances(piece), POLYNOMIALS[self.num_states]
-        return numba_cpu_context.encode_levels(levels, classes, distances, self.spreads, *checks).tobytes()
+        return numba_cpu_context.encode_levels(levels, classes // np.uint8(2), distances, self.spreads, *checks).tobytes()
 
     def unpack(self, piece: Piece, record: Bytes, values: NDArray[np.float32], describe: Describe) -> None:
         """Decode the record of a piece into values, float32 [n].
@@ -45,7 +45,7 @@ class ContextRecords:
         classes, distances = self.layout.classes(piece), self.layout.distances(piece)
         checks = POLYNOMIALS[self.num_states]
         levels = np.empty(values.size, np.int16)
-        if not numba_cpu_context.decode_levels(record, classes, distances, self.spreads, *checks, levels):
+        if not numba_cpu_context.decode_levels(record, classes // np.uint8(2), distances, self.spreads, *checks, levels):
             raise CorruptPayloadError(
                 f"record of {describe()}: {record.size} bytes are not one encoding of {values.size} values"
             )

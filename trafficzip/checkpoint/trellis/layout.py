@@ -18,7 +18,7 @@ _HALF_CLASS = STEPS_PER_OCTAVE // CLASSES_PER_OCTAVE // 2
 
 
 def class_offset(step_index: int) -> int:
-    """Give what is subtracted from a scale, so that it counts half octaves above the step."""
+    """Give what is subtracted from a scale, so that it counts quarter octaves above the step."""
     return (step_index + _HALF_CLASS) * CLASSES_PER_OCTAVE // STEPS_PER_OCTAVE
 
 
@@ -96,7 +96,7 @@ def make_layout(
     num_classes: int,
     unit: int,
 ) -> Layout:
-    """Lay tensors out; class 0 is `lowest` half octaves above the step."""
+    """Lay tensors out; class 0 is `lowest` quarter octaves above the step."""
     rows, columns = [], []
     for info, scale, index in zip(infos, scales, step_indices, strict=True):
         num_rows, num_columns = matrix_shape(info)
@@ -130,7 +130,7 @@ def _full(scales: NDArray[np.int16], length: int) -> NDArray[np.int16]:
 
 
 def class_range(scales: Sequence[Scales], step_indices: Sequence[int]) -> tuple[int, int]:
-    """Give the lowest and the highest class of any element, in half octaves above the step."""
+    """Give the lowest and the highest class of any element, in quarter octaves above the step."""
     bounds: list[Any] = [(0, 0)] if not scales else []
     for scale, index in zip(scales, step_indices, strict=True):
         offset = class_offset(index)

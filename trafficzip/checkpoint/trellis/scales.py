@@ -1,7 +1,7 @@
 """Row and column scales of a tensor: small integers that choose, with the step, the table of every value."""
 
 from dataclasses import dataclass
-from math import frexp, fsum, log2, sqrt
+from math import frexp, fsum, log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,10 @@ from trafficzip.checkpoint.tensors import TensorInfo
 from trafficzip.kernels import numba_cpu_scales as kernels
 
 STEPS_PER_OCTAVE = 32  # a step is 2**(index / 32)
-CLASSES_PER_OCTAVE = 2
-DEPTH = 24  # a scale this far below the largest one says: nothing to speak of
-_HALF_ROOT = sqrt(0.5)
+CLASSES_PER_OCTAVE = 4
+_LARGEST = 600
+DEPTH = 48  # a scale this far below the largest one says: nothing to speak of
+_BOUNDS = (2.0**-0.75, 2.0**-0.25)  # between quarter octaves, of a square
 _STEP_TABLE = np.array([2.0 ** (i / STEPS_PER_OCTAVE) for i in range(STEPS_PER_OCTAVE)], np.float32)
 MIN_STEP_INDEX, MAX_STEP_INDEX = -100 * STEPS_PER_OCTAVE, 100 * STEPS_PER_OCTAVE
 Matrix = NDArray[np.float32]
@@ -32,7 +33,7 @@ def matrix_shape(info: TensorInfo) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """Half octaves of rows and columns; an element's scale is the sum of both.
+    """Quarter octaves of rows and columns; an element's scale is the sum of both.
 
     rows: int16 [rows] or [1] for all.  columns: int16 [columns] or [1] for all.
     """
@@ -54,16 +55,16 @@ def fit_scales(values: Matrix, step_index: int) -> Scales:
         rows = _logs(means)
         options.append(Scales(rows, none))
         options.append(Scales(none, _logs(kernels.column_means(values, np.ones(values.shape[0])))))
-        options.append(Scales(rows, _logs(kernels.column_means(values, np.exp2(-rows.astype(np.float64))))))
-    return min(options, key=lambda scales: _estimate(scales, values.shape, step_index))
+        options.append(Scales(rows, _logs(kernels.column_means(values, np.exp2(-0.5 * rows)))))
+    return min(options, key=lambda scales: _estimate(scales, values, step_index))
 
 
 def _log2(mean: float) -> int:
-    """Round the base-2 logarithm of a mean square, exactly: no library's logarithm decides a class."""
+    """Round four times the base-2 logarithm of the root of a mean square, exactly: no library decides a class."""
     if mean == 0:
-        return -300
+        return -_LARGEST
     fraction, exponent = frexp(mean)
-    return exponent if fraction >= _HALF_ROOT else exponent - 1
+    return 2 * exponent - sum(fraction < bound for bound in _BOUNDS)
 
 
 def _logs(means: NDArray[np.float64]) -> NDArray[np.int16]:
@@ -71,19 +72,21 @@ def _logs(means: NDArray[np.float64]) -> NDArray[np.int16]:
     return np.maximum(logs, np.int16(logs.max() - DEPTH))
 
 
-def _estimate(scales: Scales, shape: tuple[int, int], step_index: int) -> float:
-    """Estimate bits: of the scales, and of Gaussian values that have them at the distortion of the step."""
+def _estimate(scales: Scales, values: Matrix, step_index: int) -> float:
+    """Estimate bits: of the scales, and of Gaussian values of every class at the distortion of the step."""
     bits = 0.0
-    kinds, sides = [], (scales.rows, scales.columns)
-    for side, length in zip(sides, shape, strict=True):
-        found, counts = np.unique(side, return_counts=True)
+    kinds = []
+    for side, length in zip((scales.rows, scales.columns), values.shape, strict=True):
         if side.size > 1:
+            _, counts = np.unique(side, return_counts=True)
             bits += fsum(count * log2(side.size / count) + 6 for count in counts.tolist())
-        kinds.append(
-            [(scale, count * length // side.size) for scale, count in zip(found.tolist(), counts.tolist(), strict=True)]
-        )
-    noise = 2 * step_index / STEPS_PER_OCTAVE
-    for row, num_rows in kinds[0]:
-        for column, num_columns in kinds[1]:
-            bits += num_rows * num_columns * 0.5 * log2(1 + 4 * 2.0 ** min(row + column - noise, 200))
-    return bits
+        lowest = side.astype(np.int64) - int(side.min())
+        kinds.append(np.full(length, lowest[0]) if side.size == 1 else lowest)
+    num_classes = int(kinds[0].max() + kinds[1].max()) + 1
+    sums, totals = np.zeros(num_classes), np.zeros(num_classes, np.int64)
+    kernels.sum_squares(values, kinds[0], kinds[1], sums, totals)
+    noise = 2.0 ** (2 * step_index / STEPS_PER_OCTAVE) / 4
+    for square, count in zip(sums.tolist(), totals.tolist(), strict=True):
+        if count:
+            bits += count * 0.5 * log2(1 + square / count / noise)
+    return round(bits)

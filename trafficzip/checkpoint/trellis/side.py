@@ -16,9 +16,9 @@ from trafficzip.kernels.reference_tables import TABLE_SIZE, ZERO
 from trafficzip.wire.cursor import Bytes, Reader, pack_u8s
 
 NONE, ROWS, COLUMNS, BOTH = range(4)
-LOWEST_CLASS = -5  # below, nearly all levels are 0 anyway
-_MAX_SCALE = 300
-_SPREADS = np.array([16, 8, 8, 10], np.uint8)  # of contexts: whole tensors, rows, columns, frequencies
+LOWEST_CLASS = -10  # below, nearly all levels are 0 anyway
+_MAX_SCALE = 600
+_SPREADS = np.array([18, 10, 10, 10], np.uint8)  # of contexts: whole tensors, rows, columns, frequencies
 _WHOLE, _ROW, _COLUMN, _FREQUENCY = range(4)
 
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from trafficzip.errors import CorruptPayloadError
 from trafficzip.kernels.reference_tables import NUM_SYMBOLS, TABLE_BITS, TABLE_SIZE, ZERO
 
-MAX_CLASSES = 16  # 32 tables of 2,048 entries: 256 KiB while decoding
+MAX_CLASSES = 32  # tables of 16 KiB while decoding, of which few are in use
 PATCH_BITS = 64
-_WIDE_CLASS = 8  # classes above keep a low bit for every octave
+_WIDE_CLASS = 16  # classes above keep a low bit for every octave
 _RATE_UNIT = 1 << 12  # rates are multiples of 1/4096 bit, so that libraries' logarithms agree
 Rates = NDArray[np.float32]
 
 
 def low_bits_of(lowest: int, num_classes: int) -> NDArray[np.uint8]:
-    """Give how many low bits each class keeps; a class is twice the base-2 logarithm of deviation over step."""
-    return np.array([max(0, (lowest + kind - _WIDE_CLASS) // 2) for kind in range(num_classes)], np.uint8)
+    """Give how many low bits each class keeps; a class is four times the base-2 logarithm of deviation over step."""
+    return np.array([max(0, (lowest + kind - _WIDE_CLASS) // 4) for kind in range(num_classes)], np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _fit(weights: NDArray[np.float64], seen: NDArray[np.float64], width: int) ->
 @cache
 def _guess(kind: int, union: int, width: int) -> tuple[float, ...]:
     """Give probabilities of symbols 0 and both signs of 1, 2, ...: a Gaussian with a share of Laplacian tails."""
-    deviation = 2.0 ** (kind / 2)
+    deviation = 2.0 ** (kind / 4)
     edges = [0.0]
     for symbol in range(1, ZERO + 1):
         if width:
