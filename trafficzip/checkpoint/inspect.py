@@ -92,7 +92,7 @@ class Difference:
     """How a tensor differs in two places. problem: why its values cannot be compared, or "".
 
     equal: whether all bits are.  relative_error: norm of the difference over norm of the first.  largest: the largest
-    absolute difference.
+    absolute difference.  squared_error, squared_norm: of floating point tensors, else 0.
     """
 
     name: str
@@ -158,4 +158,5 @@ def _compare(info: TensorInfo, one: Array, two: Array) -> Difference:
             norm += float(np.square(np.abs(x)).sum())
             largest = max(largest, float(gap.max()))
     relative = (error / norm) ** 0.5 if norm else float("inf") if error else 0.0
-    return Difference(info.name, "", equal, relative, largest, error, norm)
+    counted = info.is_float
+    return Difference(info.name, "", equal, relative, largest, error if counted else 0.0, norm if counted else 0.0)

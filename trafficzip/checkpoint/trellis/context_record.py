@@ -34,7 +34,9 @@ class ContextRecords:
     def pack(self, piece: Piece, classes: NDArray[np.uint8], levels: NDArray[np.int16]) -> bytes:
         """Encode the levels of a piece, int16 [n], of classes, uint8 [n]."""
         distances, checks = self.layout.distances(piece), POLYNOMIALS[self.num_states]
-        return numba_cpu_context.encode_levels(levels, classes // np.uint8(2), distances, self.spreads, *checks).tobytes()
+        return numba_cpu_context.encode_levels(
+            levels, classes // np.uint8(2), distances, self.spreads, *checks
+        ).tobytes()
 
     def unpack(self, piece: Piece, record: Bytes, values: NDArray[np.float32], describe: Describe) -> None:
         """Decode the record of a piece into values, float32 [n].
@@ -45,7 +47,9 @@ class ContextRecords:
         classes, distances = self.layout.classes(piece), self.layout.distances(piece)
         checks = POLYNOMIALS[self.num_states]
         levels = np.empty(values.size, np.int16)
-        if not numba_cpu_context.decode_levels(record, classes // np.uint8(2), distances, self.spreads, *checks, levels):
+        if not numba_cpu_context.decode_levels(
+            record, classes // np.uint8(2), distances, self.spreads, *checks, levels
+        ):
             raise CorruptPayloadError(
                 f"record of {describe()}: {record.size} bytes are not one encoding of {values.size} values"
             )

@@ -64,7 +64,7 @@ def _log2(mean: float) -> int:
     if mean == 0:
         return -_LARGEST
     fraction, exponent = frexp(mean)
-    return 2 * exponent - sum(fraction < bound for bound in _BOUNDS)
+    return int(2 * exponent) - sum(fraction < bound for bound in _BOUNDS)
 
 
 def _logs(means: NDArray[np.float64]) -> NDArray[np.int16]:
@@ -89,4 +89,4 @@ def _estimate(scales: Scales, values: Matrix, step_index: int) -> float:
     for square, count in zip(sums.tolist(), totals.tolist(), strict=True):
         if count:
             bits += count * 0.5 * log2(1 + square / count / noise)
-    return round(bits)
+    return float(round(bits))
