@@ -7,12 +7,11 @@ from math import sqrt
 import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder, Decode, Encoding, Job
-from trafficzip.checkpoint.pieces import Piece, pieces
+from trafficzip.checkpoint.pieces import Piece, sample_pieces
 from trafficzip.checkpoint.tensors import Source
 from trafficzip.checkpoint.writer import Assignment, make_job, piece_arrays
 from trafficzip.kernels.threads import run_in_threads
 
-SAMPLE_PIECES = 24  # a coder with more pieces is judged by so many
 _RECORD_BYTES = 8  # in the index
 _TENSOR_BYTES = 12  # in the packed header, about
 _FILE_BYTES = 150
@@ -39,19 +38,16 @@ def estimate(source: Source, assignments: Sequence[Assignment], num_threads: int
     for coder in dict.fromkeys(assignment.coder for assignment in assignments):
         own = [assignment for assignment in assignments if assignment.coder == coder]
         job = make_job(source, own, num_threads)
-        every = list(pieces(job.infos))
-        sample = every
-        if len(every) > SAMPLE_PIECES:
-            sample = [every[i * len(every) // SAMPLE_PIECES] for i in range(SAMPLE_PIECES)]
+        sample = sample_pieces(job.infos)
         encoding = coder.plan(job)
         decode = None if own[0].step is None else _decoder(coder, job, encoding)
-        found = run_in_threads(_measure, [(job, encoding, decode, piece) for piece in sample], num_threads)
-        total, counted = sum(info.num_elements for info in job.infos), sum(count for count, *_ in found)
-        share = total / counted if counted else 1.0
-        size += len(encoding.shared or b"") + share * sum(length for _, length, _, _ in found)
-        size += _RECORD_BYTES * (len(every) + (encoding.shared is not None))
-        error += share * sum(lost for _, _, lost, _ in found)
-        norm += share * sum(squares for _, _, _, squares in found)
+        found = run_in_threads(_measure, [(job, encoding, decode, piece) for piece, _ in sample], num_threads)
+        for (_, share), (length, lost, squares) in zip(sample, found, strict=True):
+            size += share * (length + _RECORD_BYTES)
+            error += share * lost
+            norm += share * squares
+        if encoding.shared is not None:
+            size += len(encoding.shared) + _RECORD_BYTES
     return Estimate(size, error, norm)
 
 
@@ -60,8 +56,8 @@ def _decoder(coder: Coder, job: Job, encoding: Encoding) -> Decode:
     return coder.decoder(job.infos, encoding.params, shared)
 
 
-def _measure(job: Job, encoding: Encoding, decode: Decode | None, piece: Piece) -> tuple[int, int, float, float]:
-    """Give elements, bytes, squared error and squared norm of a piece."""
+def _measure(job: Job, encoding: Encoding, decode: Decode | None, piece: Piece) -> tuple[int, float, float]:
+    """Give bytes, squared error and squared norm of a piece."""
     arrays = [np.ascontiguousarray(array) for array in piece_arrays(job, piece)]
     record = encoding.encode(piece, arrays)
     lost = norm = 0.0
@@ -72,4 +68,4 @@ def _measure(job: Job, encoding: Encoding, decode: Decode | None, piece: Piece) 
             values = array.astype(np.float64)
             norm += float(np.square(values).sum())
             lost += float(np.square(values - out.astype(np.float64)).sum())
-    return sum(array.size for array in arrays), len(record), lost, norm
+    return len(record), lost, norm

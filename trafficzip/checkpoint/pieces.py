@@ -6,6 +6,7 @@ from typing import NamedTuple
 from trafficzip.checkpoint.tensors import TensorInfo
 
 PIECE_ELEMENTS = 1 << 17  # what a record holds, about; at most twice as many
+SAMPLE_PIECES = 96  # a larger coder is judged by so many
 
 
 class Segment(NamedTuple):
@@ -60,3 +61,30 @@ def count_pieces(infos: Sequence[TensorInfo], at_most: int) -> int:
         if count > at_most:
             break
     return count
+
+
+def sample_pieces(infos: Sequence[TensorInfo], at_most: int = SAMPLE_PIECES) -> list[tuple[Piece, float]]:
+    """Give pieces that stand for all, and how many elements each stands for per element of its own.
+
+    All pieces if they are few; else some of every tensor, if these are few, or some at even distances.
+    """
+    every = list(pieces(infos))
+    if len(every) <= at_most:
+        return [(piece, 1.0) for piece in every]
+    groups: dict[int, list[Piece]] = {}
+    for piece in every:
+        groups.setdefault(piece[0].tensor if len(piece) == 1 else -1, []).append(piece)
+    if 2 * len(groups) > at_most:
+        groups = {0: every}
+    spare = at_most - len(groups)
+    sample = []
+    for group in groups.values():
+        count = min(len(group), 1 + spare * len(group) // len(every))
+        chosen = [group[(2 * i + 1) * len(group) // (2 * count)] for i in range(count)]
+        share = _elements(group) / _elements(chosen)
+        sample += [(piece, share) for piece in chosen]
+    return sample
+
+
+def _elements(group: Sequence[Piece]) -> int:
+    return sum(segment.stop - segment.start for piece in group for segment in piece)

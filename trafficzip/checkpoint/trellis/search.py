@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficzip.checkpoint.coders.base import Job
-from trafficzip.checkpoint.pieces import Piece, pieces
+from trafficzip.checkpoint.pieces import Piece, sample_pieces
 from trafficzip.checkpoint.tensors import Array
 from trafficzip.checkpoint.trellis.layout import Layout
 from trafficzip.checkpoint.trellis.tables import Tables, fit_tables, guess_tables
@@ -17,7 +17,7 @@ from trafficzip.kernels.reference_tables import NUM_SYMBOLS
 from trafficzip.kernels.reference_trellis import following, predecessors
 from trafficzip.kernels.threads import run_in_threads
 
-SAMPLE_PIECES = 24  # tables are fitted to so many pieces of a large file; of a small one to all
+FIT_PIECES = 48  # tables of a large file are fitted to so many pieces, those of a small one to all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +46,14 @@ class Search:
 
 def fit_search(job: Job, layout: Layout, *, lowest: int, num_states: int, slope: float, passes: int) -> Search:
     """Fit rates and tables to some pieces, `passes` times for the rates and once more for the tables."""
-    sample = list(pieces(job.infos))
-    if len(sample) > SAMPLE_PIECES:
-        sample = [sample[i * len(sample) // SAMPLE_PIECES] for i in range(SAMPLE_PIECES)]
+    sample = sample_pieces(job.infos, FIT_PIECES)
     tables = guess_tables(lowest, layout.num_classes)
     for _ in range(passes + 1):
         search = Search(layout, num_states, np.float32(slope), tables, tables.rates())
-        jobs = [(search, piece, job) for piece in sample]
-        found = run_in_threads(_count, jobs, job.num_threads)
-        counts = sum(found, np.zeros((layout.num_classes, 2, NUM_SYMBOLS), np.int64))
+        jobs = [(search, piece, job) for piece, _ in sample]
+        counts = np.zeros((layout.num_classes, 2, NUM_SYMBOLS), np.int64)
+        for (_, share), found in zip(sample, run_in_threads(_count, jobs, job.num_threads), strict=True):
+            counts += found * round(share)
         tables = fit_tables(lowest, counts)
     return Search(layout, num_states, np.float32(slope), tables, search.rates)
 
