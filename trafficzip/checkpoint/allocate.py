@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log2
+from math import ceil, floor, log2
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from trafficzip.errors import ConfigError
 
 _MAX_TRIALS = 12
 _CLOSE = 0.01  # of a bit: a third of what the next step index changes
+_MIN_SLOPE, _MAX_SLOPE = 0.125, 4.0  # per octave, of what a trial is trusted with
 _BLOCK = 1 << 20
 
 
@@ -66,6 +67,8 @@ def allocate(
     found = weights or (sensitivities(source, infos) if recipe.sensitivity == "auto" else {})
     for place in stepped:
         weight = chosen[place] * found.get(assignments[place].info.name, 1.0)
+        if not 0 < weight < np.inf:
+            raise ConfigError(f"{assignments[place].info}: its error has weight {weight}, expected a positive number")
         step = round(-STEPS_PER_OCTAVE / 2 * log2(weight))
         assignments[place] = replace(assignments[place], step=step)
     return _search(source, tuple(assignments), recipe, num_threads)
@@ -109,12 +112,25 @@ def find_step(gap: Callable[[int], float], first: int, *, prefer: str) -> int:
         if tried[at] == 0 or (prefer == "near" and abs(tried[at]) < _CLOSE):
             return at
         low, high = (at, high) if tried[at] > 0 else (low, at)
-        ideal = at + round(tried[at] * STEPS_PER_OCTAVE)
-        at = min(max(ideal, low + (low in tried)), high - (high in tried))
-    sided = {
-        place: found for place, found in tried.items() if found * {"narrow": 1, "wide": -1, "near": 0}[prefer] >= 0
-    }
-    return min(sided or tried, key=lambda place: abs(tried[place]))
+        at = _next(tried, at, low, high)
+    sign = {"narrow": 1, "wide": -1, "near": 0}[prefer]
+    sided = [place for place, found in tried.items() if sign and found * sign >= 0]
+    return max(sided, key=lambda place: place * sign) if sided else min(tried, key=lambda place: abs(tried[place]))
+
+
+def _next(tried: Mapping[int, float], at: int, low: int, high: int) -> int:
+    """Follow the slope between the last trial and the one nearest to it; halve what is left where that is no help."""
+    slope = 1.0
+    if others := [place for place in tried if place != at]:
+        near = min(others, key=lambda place: abs(place - at))
+        slope = min(max((tried[near] - tried[at]) * STEPS_PER_OCTAVE / (at - near), _MIN_SLOPE), _MAX_SLOPE)
+    move = tried[at] * STEPS_PER_OCTAVE / slope
+    ideal = at + (ceil(move) if move > 0 else floor(move))
+    first, last = low + (low in tried), high - (high in tried)
+    slow = len({gap > 0 for gap in list(tried.values())[-2:]}) == 1  # two trials on one side of 0
+    if low in tried and high in tried and (slow or not first <= ideal <= last):
+        ideal = (low + high) // 2
+    return min(max(ideal, first), last)
 
 
 def _first(source: Source, assignments: Sequence[Assignment], recipe: Recipe) -> int:
@@ -136,5 +152,7 @@ def _moved(assignments: Sequence[Assignment], by: int) -> tuple[Assignment, ...]
 
 
 def _is_finite(array: Array) -> bool:
+    """Tell whether all values are finite numbers, as float32 too."""
     flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[i : i + _BLOCK].astype(np.float32)).all()) for i in range(0, flat.size, _BLOCK))
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(flat[i : i + _BLOCK].astype(np.float32)).all() for i in range(0, flat.size, _BLOCK))

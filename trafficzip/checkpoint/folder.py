@@ -51,7 +51,7 @@ def compress_folder(
         size = 0
         with _new_folder(Path(folder), Path(target), _TENSORS) as made:
             for shard, source in zip(shards, sources, strict=True):
-                with atomic_file(made / shard.with_suffix(SUFFIX).name) as file:
+                with atomic_file(_place(made, shard, SUFFIX)) as file:
                     assignments = [chosen[info.name] for info in source.infos]
                     size += write_checkpoint(
                         file, source, assignments, metadata=source.metadata, num_threads=num_threads, progress=progress
@@ -75,7 +75,7 @@ def decompress_folder(
     """
     with _new_folder(Path(folder), Path(target), SUFFIX) as made:
         for file in _files(Path(folder), SUFFIX):
-            decompress_file(file, made / file.with_suffix(_TENSORS).name, num_threads=num_threads, progress=progress)
+            decompress_file(file, _place(made, file, _TENSORS), num_threads=num_threads, progress=progress)
 
 
 def decompress_file(
@@ -118,13 +118,23 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return found
 
 
+def _place(folder: Path, source: Path, suffix: str) -> Path:
+    """Give where a file goes that is made of another."""
+    place = folder / source.with_suffix(suffix).name
+    if place.exists():
+        raise ConfigError(f"{source}: {place.name} is beside it already, which would be replaced; move one of them")
+    return place
+
+
 @contextmanager
 def _new_folder(source: Path, target: Path, suffix: str) -> Iterator[Path]:
     """Make a folder that appears only when the block ends well, with copies of all but the files of a suffix.
 
     Raises:
-        ConfigError: the target is there already, or where it is to be is no folder.
+        ConfigError: the target is there already or inside the source, or where it is to be is no folder.
     """
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{target}: is in {source}, which is to be copied; expected a folder outside")
     if target.exists():
         raise ConfigError(f"{target}: is there already; expected a folder to make")
     if not target.resolve().parent.is_dir():

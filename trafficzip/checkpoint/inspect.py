@@ -92,7 +92,8 @@ class Difference:
     """How a tensor differs in two places. problem: why its values cannot be compared, or "".
 
     equal: whether all bits are.  relative_error: norm of the difference over norm of the first.  largest: the largest
-    absolute difference.  squared_error, squared_norm: of floating point tensors, else 0.
+    absolute difference; both are infinite where NaN or infinity is in one place only.  squared_error, squared_norm: of
+    floating point tensors, else 0; the norm is that of finite values.
     """
 
     name: str
@@ -149,14 +150,15 @@ def _compare(info: TensorInfo, one: Array, two: Array) -> Difference:
     equal = one.dtype == two.dtype and one.tobytes() == two.tobytes()
     a, b = one.reshape(-1), two.reshape(-1)
     error = norm = largest = 0.0
-    wide: Any = np.complex128 if one.dtype.kind == "c" else np.float64
+    wide: Any = np.complex128 if "c" in (one.dtype.kind, two.dtype.kind) else np.float64
     for start in range(0, a.size, _BLOCK):
         x, y = a[start : start + _BLOCK].astype(wide), b[start : start + _BLOCK].astype(wide)
         with np.errstate(invalid="ignore", over="ignore"):
             gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
+            gap[np.isnan(gap)] = np.inf
             error += float(np.square(gap).sum())
-            norm += float(np.square(np.abs(x)).sum())
+            norm += float(np.square(np.abs(x[np.isfinite(x)])).sum())
             largest = max(largest, float(gap.max()))
-    relative = (error / norm) ** 0.5 if norm else float("inf") if error else 0.0
+    relative = 0.0 if not error else (error / norm) ** 0.5 if norm and np.isfinite(error) else np.inf
     counted = info.is_float
     return Difference(info.name, "", equal, relative, largest, error if counted else 0.0, norm if counted else 0.0)

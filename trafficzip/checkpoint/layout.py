@@ -8,7 +8,7 @@ from trafficzip.checkpoint.coders.base import Coder
 from trafficzip.checkpoint.coders.table import coder_from_dict
 from trafficzip.checkpoint.pieces import Piece, count_pieces, pieces
 from trafficzip.checkpoint.tensors import DTYPES, TensorInfo
-from trafficzip.errors import CorruptPayloadError, UnsupportedFormatError
+from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
 
 VERSION = 1
 MAX_DIMENSIONS = 64
@@ -52,7 +52,14 @@ class Records:
 
 
 def write_header(header: Header) -> dict[str, Any]:
-    """Give the JSON object of a header."""
+    """Give the JSON object of a header.
+
+    Raises:
+        ConfigError: metadata are not text by text.
+    """
+    for key, text in header.metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise ConfigError(f"metadata {key!r}: found {text!r:.100}, expected text by text")
     rows = [
         [entry.info.name, entry.info.dtype, list(entry.info.shape), entry.coder, entry.params]
         for entry in header.entries

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from trafficzip.checkpoint.tensors import TensorInfo
 
 PIECE_ELEMENTS = 1 << 17  # what a record holds, about; at most twice as many
-SAMPLE_PIECES = 96  # a larger coder is judged by so many
+SAMPLE_PIECES = 48  # a larger coder is judged by so many
 
 
 class Segment(NamedTuple):

@@ -106,7 +106,7 @@ def weights_and_rest(quantize: Sequence[Coder], vectors: Coder) -> tuple[Rule, .
 
     quantize: for small models, then for others.
     """
-    weights = []
+    weights = [Rule(coder=Planes(), dtypes=("float8_e8m0fnu",))]  # powers of two, which scale blocks of other tensors
     for coder, max_model in zip(quantize, (SMALL_MODEL, 0), strict=True):
         weights.append(Rule(coder=coder, dtypes=("float",), min_dims=2, max_model=max_model))
         weights.append(Rule(coder=coder, dtypes=("float",), min_elements=_LARGE_VECTOR, max_model=max_model))

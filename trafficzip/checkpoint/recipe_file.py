@@ -54,7 +54,7 @@ def recipe_from_dict(found: dict[str, Any]) -> Recipe:
     """
     left = dict(found)
     preset, rules = left.pop("preset", None), left.pop("rule", [])
-    if preset is not None and preset not in RECIPES:
+    if preset is not None and not (isinstance(preset, str) and preset in RECIPES):
         raise ConfigError(f"preset {preset!r}: expected one of {', '.join(RECIPES)}")
     start = RECIPES[preset] if preset is not None else Recipe(rules=())
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
@@ -84,7 +84,9 @@ def _checked(found: dict[str, Any], owner: type, what: str, without: tuple[str, 
     for name, value in found.items():
         if name not in known:
             raise ConfigError(f"{what} has no field {name!r}; known are {', '.join(known)}")
-        if known[name] == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        if known[name] == tuple[str, ...]:
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ConfigError(f"{name} is {value!r}, expected a list of strings")
             values[name] = tuple(value)
         elif type(value) is int and known[name] in (float, float | None):
             values[name] = float(value)

@@ -70,6 +70,10 @@ def save(
                     if recipe.size is not None and size > recipe.size:
                         raise _TooLargeError
             except _TooLargeError:
+                if allocation.base is None:
+                    raise ConfigError(
+                        f"{target}: found {size} bytes, expected {recipe.size}; the recipe quantizes no tensor"
+                    ) from None
                 allocation = allocation.moved(1)
                 continue
             elements, original = (sum(numbers) for numbers in zip(*_sizes(source), strict=True))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from trafficzip.errors import ConfigError, TrafficzipError
 _WIDTH = 120  # of tables where the output is no terminal
 Input = Annotated[Path, typer.Argument(help="safetensors, PyTorch, NumPy, GGUF or ONNX file, or a folder.")]
 Compressed = Annotated[Path, typer.Argument(help="Compressed checkpoint.")]
-Threads = Annotated[int | None, typer.Option(help="Threads [default: one per CPU].")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads [default: one per CPU].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -24,7 +25,7 @@ def compress(
     source: Input,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or folder for a folder.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="lossless, near-lossless, balanced, small, tiny, ternary, or a TOML file.")
+        str, typer.Option(help="lossless, near-lossless, balanced, small, tiny, or a TOML file.")
     ] = "balanced",
     target_bits: Annotated[float | None, typer.Option(help="Bits of the whole file per parameter.")] = None,
     target_size: Annotated[str | None, typer.Option(help="Largest size of the file, such as 8.5MB.")] = None,
@@ -90,7 +91,7 @@ def inspect(
             found = report.to_dict()
             for tensor in found["tensors"]:
                 if tensor["name"] in errors:
-                    tensor["relative_error"] = errors[tensor["name"]].relative_error
+                    tensor["relative_error"] = _finite(errors[tensor["name"]].relative_error)
             print(json.dumps(found, indent=2, allow_nan=False))
         else:
             _console().print(file_table(report, errors, str(path)))
@@ -121,7 +122,8 @@ def diff(
     with _failing():
         found = list(differences(first, second))
     if as_json:
-        print(json.dumps([asdict(d) for d in found], indent=2))
+        plain = [{name: _finite(value) for name, value in asdict(d).items()} for d in found]
+        print(json.dumps(plain, indent=2, allow_nan=False))
     else:
         _console().print(difference_table(found, str(first), str(second)))
     if not all(d.equal for d in found):
@@ -149,8 +151,13 @@ def _bytes(text: str) -> int:
     unit = text.strip()[len(number) :].upper()
     try:
         return int(float(number) * units[unit])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise ConfigError(f"size {text!r}: expected a number of bytes, such as 8500000, 8.5MB or 8MiB") from error
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold."""
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @contextmanager
@@ -171,8 +178,8 @@ def _say(error: Exception) -> None:
 
 
 def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    console = Console(markup=False, emoji=False)  # a name may hold [brackets] or :colons:
+    return console if console.is_terminal else Console(width=_WIDTH, markup=False, emoji=False)
 
 
 @contextmanager

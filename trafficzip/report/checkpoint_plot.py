@@ -41,4 +41,4 @@ def plot_file(report: Any, path: str | os.PathLike[str]) -> None:
     axes.axhline(report.bits_per_element, color="black", lw=1, ls="--", label="whole file")
     axes.set(xlabel="elements, tensor after tensor", ylabel="bits per element", xlim=(0, start or 1))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})

@@ -20,7 +20,7 @@ def make_coder(entry: dict[str, Any]) -> Coder:
     """
     left = dict(entry)
     kind = left.pop("kind", None)
-    if kind not in CODERS:
+    if not isinstance(kind, str) or kind not in CODERS:
         raise ConfigError(f"coder {kind!r}: expected one of {', '.join(CODERS)}")
     known: dict[str, Any] = {field.name: field.type for field in fields(CODERS[kind])}  # type: ignore[arg-type]
     for name, value in left.items():
@@ -42,7 +42,7 @@ def coder_from_dict(entry: Any) -> Coder:
     """
     if not isinstance(entry, dict):
         raise CorruptPayloadError(f"header: coder {entry!r:.100} is no object")
-    if entry.get("kind") not in CODERS:
+    if not isinstance(entry.get("kind"), str) or entry["kind"] not in CODERS:
         raise UnsupportedFormatError(f"header: coder {entry.get('kind')!r:.50} is not known to this release")
     try:
         coder = make_coder(entry)

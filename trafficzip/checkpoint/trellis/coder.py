@@ -70,6 +70,8 @@ class Trellis(Coder):
         """Check that the tensor is of floating point numbers."""
         if not info.is_float:
             raise ConfigError(f"{info}: only floating point numbers can be quantized; store it losslessly")
+        if info.dtype == "float8_e8m0fnu":
+            raise ConfigError(f"{info}: powers of two, without 0, cannot be quantized; store it losslessly")
 
     def plan(self, job: Job) -> Encoding:
         """Fit scales and tables to the tensors."""

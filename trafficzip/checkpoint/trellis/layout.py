@@ -9,11 +9,17 @@ from numpy.typing import NDArray
 
 from trafficzip.checkpoint.pieces import Piece
 from trafficzip.checkpoint.tensors import Array, TensorInfo
-from trafficzip.checkpoint.trellis.scales import CLASSES_PER_OCTAVE, STEPS_PER_OCTAVE, Scales, matrix_shape, step_of
+from trafficzip.checkpoint.trellis.scales import (
+    CLASSES_PER_OCTAVE,
+    MAX_KERNEL,
+    STEPS_PER_OCTAVE,
+    Scales,
+    matrix_shape,
+    step_of,
+)
 from trafficzip.kernels import numba_cpu_scales as kernels
 from trafficzip.kernels.reference_trellis import NUM_LANES
 
-MAX_DISTANCE = 15  # of a neighbour
 _HALF_CLASS = STEPS_PER_OCTAVE // CLASSES_PER_OCTAVE // 2
 
 
@@ -118,7 +124,7 @@ def kernel_neighbours(shape: Sequence[int]) -> NDArray[np.uint8]:
     shape: of a weight, [out, in, width] or [out, in, ..., height, width].  Returns: uint8 [height * width].
     """
     height, width = (shape[-2] if len(shape) > 3 else 1, shape[-1]) if len(shape) > 2 else (1, 1)
-    if height * width == 1 or width > MAX_DISTANCE or height > 2 * MAX_DISTANCE:
+    if height * width == 1 or width > MAX_KERNEL or height > 2 * MAX_KERNEL:
         return np.zeros(1, np.uint8)
     left = np.arange(width) > 0
     above = (np.arange(height) > 0) * width

@@ -1,5 +1,6 @@
 """Row and column scales of a tensor: small integers that choose, with the step, the table of every value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import frexp, fsum, log2
 
@@ -11,6 +12,7 @@ from trafficzip.kernels import numba_cpu_scales as kernels
 
 STEPS_PER_OCTAVE = 32  # a step is 2**(index / 32)
 CLASSES_PER_OCTAVE = 4
+MAX_KERNEL = 15  # length of the last axis of a convolution kernel
 _LARGEST = 600
 DEPTH = 48  # a scale this far below the largest one says: nothing to speak of
 _BOUNDS: tuple[float, float] = (2.0**-0.75, 2.0**-0.25)  # between quarter octaves, of a square
@@ -25,10 +27,19 @@ def step_of(index: int) -> np.float32:
 
 
 def matrix_shape(info: TensorInfo) -> tuple[int, int]:
-    """Give rows and columns: the first axis against the rest; a vector or a number is one row."""
+    """Give rows and columns: the first axis against the rest; a vector or a number is one row.
+
+    Of stacked matrices, the first two axes against the last one.
+    """
     if len(info.shape) < 2 or info.num_elements == 0:
         return 1, info.num_elements
-    return info.shape[0], info.num_elements // info.shape[0]
+    rows = info.shape[0] * (info.shape[1] if num_matrices(info.shape) > 1 else 1)
+    return rows, info.num_elements // rows
+
+
+def num_matrices(shape: Sequence[int]) -> int:
+    """Give how many matrices are stacked: three axes whose last one is longer than a convolution kernel are a stack."""
+    return shape[0] if len(shape) == 3 and shape[2] > MAX_KERNEL else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from trafficzip.kernels.reference_tables import NUM_SYMBOLS
 from trafficzip.kernels.reference_trellis import following, predecessors
 from trafficzip.kernels.threads import run_in_threads
 
-FIT_PIECES = 48  # tables of a large file are fitted to so many pieces, those of a small one to all
+FIT_PIECES = 24  # tables of a large file are fitted to so many pieces, those of a small one to all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
