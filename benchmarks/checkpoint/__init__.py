@@ -1,0 +1,1 @@
+"""Compressed checkpoints beside other formats: models, what they are worth after decoding, peers."""
