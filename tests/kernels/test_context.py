@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trafficzip.kernels import context_priors as priors
 from trafficzip.kernels import numba_cpu_context as kernels
 from trafficzip.kernels import reference_context as reference
-from trafficzip.kernels.numba_cpu_trellis import quantize
+from trafficzip.kernels.numba_cpu_trellis import START, quantize
 from trafficzip.kernels.reference_trellis import NUM_LANES, POLYNOMIALS, next_state, predecessors
 
 CHECKS = POLYNOMIALS[64]
@@ -216,7 +216,7 @@ def test_union_is_a_context():
     values = np.random.default_rng(1).standard_normal(80_000).astype(np.float32)
     before = np.array(predecessors(64), np.int64)
     rates = np.zeros((1, 2, 2), np.float32)
-    levels = quantize(values, np.zeros(values.size, np.uint8), np.float32(2), np.float32(0), rates, before)
+    levels = quantize(values, np.zeros(values.size, np.uint8), np.float32(2), np.float32(0), rates, before, START)
     contexts, spreads = plain(levels, 10)  # the standard deviation is two steps
     with_states = kernels.encode_levels(levels, contexts, contexts, spreads, *CHECKS).size
     assert with_states < 0.99 * kernels.encode_integers(levels, contexts, spreads).size

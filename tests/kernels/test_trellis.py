@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trafficzip.kernels import numba_cpu_trellis as kernels
 from trafficzip.kernels import reference_trellis as reference
 
+START = kernels.START
 STATES = sorted(reference.POLYNOMIALS)
 
 
@@ -52,7 +53,17 @@ def test_compiled_search_equals_reference(num_states, size, seed, slope):
     values, classes, rates = drawn(size, seed)
     arguments = values, classes, np.float32(1 / 0.7), np.float32(slope), rates
     expected = reference.quantize(*arguments, num_states)
-    assert kernels.quantize(*arguments, before(num_states)).tolist() == expected.tolist()
+    assert kernels.quantize(*arguments, before(num_states), START).tolist() == expected.tolist()
+
+
+@given(size=st.integers(0, 99), seed=st.integers(0, 2**20))
+@settings(deadline=None, max_examples=20)
+def test_lanes_start_in_given_states(size, seed):
+    values, classes, rates = drawn(size, seed)
+    starts = np.random.default_rng(seed).integers(0, 8, 8)
+    arguments = values, classes, np.float32(1), np.float32(0.3), rates
+    expected = reference.quantize(*arguments, 8, starts.tolist())
+    assert kernels.quantize(*arguments, before(8), starts).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("num_states", STATES)
@@ -61,7 +72,7 @@ def test_paths_of_equal_cost_are_chosen_alike(num_states):
     rates = np.zeros((1, 2, 2), np.float32)
     arguments = values, np.zeros(200, np.uint8), np.float32(0.5), np.float32(0), rates
     expected = reference.quantize(*arguments, num_states)
-    assert kernels.quantize(*arguments, before(num_states)).tolist() == expected.tolist()
+    assert kernels.quantize(*arguments, before(num_states), START).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +106,7 @@ def test_compiled_values_equal_reference(num_states, levels):
 def test_search_finds_the_lowest_cost(num_states, seed):
     values, classes, rates = drawn(5 * reference.NUM_LANES, seed, spread=1.0)
     inverse, slope = np.float32(0.9), np.float32(0.2)
-    levels = kernels.quantize(values, classes, inverse, slope, rates, before(num_states))
+    levels = kernels.quantize(values, classes, inverse, slope, rates, before(num_states), START)
     for lane in (0, 7):
         part = slice(lane, None, reference.NUM_LANES)
         own = values[part], classes[part], inverse, slope, rates, num_states
@@ -112,7 +123,7 @@ def test_more_states_lose_less():
     rates = np.zeros((3, 2, 2), np.float32)
     errors = []
     for num_states in STATES:
-        levels = kernels.quantize(values, classes, np.float32(1), np.float32(0), rates, before(num_states))
+        levels = kernels.quantize(values, classes, np.float32(1), np.float32(0), rates, before(num_states), START)
         decoded = kernels.dequantize(levels, np.float32(1), *reference.POLYNOMIALS[num_states])
         errors.append(float(np.square(decoded - values).mean()))
     assert errors == sorted(errors, reverse=True)
@@ -122,6 +133,6 @@ def test_more_states_lose_less():
 def test_values_beyond_the_table_keep_their_error_small():
     values = np.array([0, 900.3, -900.3, 1e-30] * 8, np.float32)
     rates = np.zeros((1, 2, 3), np.float32)
-    levels = kernels.quantize(values, np.zeros(32, np.uint8), np.float32(1), np.float32(0.5), rates, before(8))
+    levels = kernels.quantize(values, np.zeros(32, np.uint8), np.float32(1), np.float32(0.5), rates, before(8), START)
     decoded = kernels.dequantize(levels, np.float32(1), *reference.POLYNOMIALS[8])
     assert np.abs(decoded - values).max() <= 2

@@ -17,11 +17,24 @@ MAX_ELEMENTS = 1 << 48
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor, the number of its coder, and what that coder needs to decode it."""
+    """A tensor, the number of its coder, what that coder needs to decode it, and whether it is stored by columns."""
 
     info: TensorInfo
     coder: int
     params: Any
+    transposed: bool = False
+
+    @property
+    def stored(self) -> TensorInfo:
+        """What the coder knows of it."""
+        return stored_info(self.info, transposed=self.transposed)
+
+
+def stored_info(info: TensorInfo, *, transposed: bool) -> TensorInfo:
+    """Give what a coder knows of a tensor; of one that is stored by columns, a matrix that is alone in its records."""
+    if not transposed:
+        return info
+    return TensorInfo(info.name, info.dtype, (info.num_elements // info.shape[0], info.shape[0]), alone=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,7 @@ def write_header(header: Header) -> dict[str, Any]:
             raise ConfigError(f"metadata {key!r}: found {text!r:.100}, expected text by text")
     rows = [
         [entry.info.name, entry.info.dtype, list(entry.info.shape), entry.coder, entry.params]
+        + (["transposed"] if entry.transposed else [])
         for entry in header.entries
     ]
     coders = [coder.to_dict() for coder in header.coders]
@@ -105,7 +119,7 @@ def place_records(header: Header, num_records: int) -> tuple[Records, ...]:
     at = 0
     for number, coder in enumerate(header.coders):
         entries = header.of_coder(number)
-        infos = [entry.info for entry in entries]
+        infos = [entry.stored for entry in entries]
         shared = at if coder.has_shared else None
         at += coder.has_shared
         if at + count_pieces(infos, max(num_records - at, 0)) > num_records:
@@ -128,9 +142,9 @@ def describe(infos: Sequence[TensorInfo], piece: Piece) -> str:
 
 
 def _read_entry(row: Any, num_coders: int) -> Entry:
-    if not isinstance(row, list) or len(row) != 5:
+    if not isinstance(row, list) or len(row) not in (5, 6) or row[5:] not in ([], ["transposed"]):
         raise CorruptPayloadError(f"header: tensor {row!r:.100}: expected name, dtype, shape, coder and parameters")
-    name, dtype, shape, coder, params = row
+    name, dtype, shape, coder, params = row[:5]
     what = f"header: tensor {name!r:.100}"
     if not isinstance(name, str) or not isinstance(dtype, str):
         raise CorruptPayloadError(f"{what}: name or dtype is no text")
@@ -145,4 +159,6 @@ def _read_entry(row: Any, num_coders: int) -> Entry:
             raise CorruptPayloadError(f"{what}: shape {shape!r:.100} has more than 2**48 elements, or less than none")
     if type(coder) is not int or not 0 <= coder < num_coders:
         raise CorruptPayloadError(f"{what}: coder {coder!r:.50}, the file has {num_coders}")
-    return Entry(TensorInfo(name, dtype, tuple(shape)), coder, params)
+    if len(row) == 6 and (len(shape) < 2 or num_elements == 0):
+        raise CorruptPayloadError(f"{what}: shape {shape} cannot be transposed")
+    return Entry(TensorInfo(name, dtype, tuple(shape)), coder, params, transposed=len(row) == 6)

@@ -23,14 +23,14 @@ Piece = tuple[Segment, ...]
 def pieces(infos: Sequence[TensorInfo]) -> Iterator[Piece]:
     """Cut tensors into pieces, in order. A piece holds one dtype; empty tensors are in none.
 
-    A tensor above half a piece has pieces of its own, of whole rows where a row is at most a piece; smaller ones
-    share pieces.
+    A tensor above half a piece, or one that is to be alone, has pieces of its own, of whole rows where a row is at
+    most a piece; smaller ones share pieces.
     """
     shared: list[Segment] = []
     held = 0
     for place, info in enumerate(infos):
         n = info.num_elements
-        if n > PIECE_ELEMENTS // 2:
+        if n > PIECE_ELEMENTS // 2 or (info.alone and n):
             yield from ((Segment(place, start, stop),) for start, stop in _cuts(info))
         elif n:
             if shared and (held + n > PIECE_ELEMENTS or infos[shared[0].tensor].dtype != info.dtype):

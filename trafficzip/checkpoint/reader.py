@@ -124,11 +124,15 @@ class CheckpointFile(Mapping[str, Array]):
             info = self.entry(name).info
             found[name] = np.empty(info.shape, DTYPES[info.dtype]) if outs is None else _checked_out(outs[name], info)
         jobs = []
+        columns: dict[str, Array] = {}
         for number, places in enumerate(self._places):
-            flat = {places[name]: array.reshape(-1) for name, array in found.items() if name in places}
+            flat = {places[name]: self._flat(name, array, columns) for name, array in found.items() if name in places}
             wanted = sorted({piece for place in flat for piece in self._pieces[number].get(place, ())})
             jobs += [(number, piece, flat) for piece in wanted]
         run_in_threads(self._decode_piece, jobs, self._num_threads)
+        for name, values in columns.items():
+            array = found[name]
+            array.reshape(array.shape[0], -1)[...] = values.reshape(-1, array.shape[0]).T
         return found
 
     def read_rows(self, name: str, start: int, stop: int) -> Array:
@@ -144,6 +148,8 @@ class CheckpointFile(Mapping[str, Array]):
         if not info.shape or not 0 <= start <= stop <= info.shape[0]:
             raise ConfigError(f"{info}: has no rows {start} to {stop}")
         width = info.num_elements // info.shape[0] if info.shape[0] else 0
+        if entry.transposed:
+            return self.read(name)[start:stop].copy()
         rows = np.empty((stop - start, *info.shape[1:]), DTYPES[info.dtype])
         first, last, flat = start * width, stop * width, rows.reshape(-1)
         for piece in self._pieces[number].get(self._places[number][name], ()):
@@ -182,6 +188,13 @@ class CheckpointFile(Mapping[str, Array]):
         """Forget the file; arrays given before stay valid, no tensor can be read any more."""
         self._entries = {}
 
+    def _flat(self, name: str, array: Array, columns: dict[str, Array]) -> Array:
+        """Give what a tensor is decoded into: its own memory, or if it is stored by columns, memory beside it."""
+        if not self._entries[name].transposed:
+            return array.reshape(-1)
+        columns[name] = np.empty(array.size, array.dtype)
+        return columns[name]
+
     def _decoder(self, number: int) -> Decode:
         """Give what decodes a coder's pieces; made when first needed, as it reads a record."""
         if number not in self._decoders:
@@ -189,7 +202,7 @@ class CheckpointFile(Mapping[str, Array]):
             shared = None
             if records.shared is not None:
                 shared = self._container.record(records.shared, lambda: f"shared by {_names(records)}")
-            infos, params = [e.info for e in records.entries], [e.params for e in records.entries]
+            infos, params = [e.stored for e in records.entries], [e.params for e in records.entries]
             self._decoders[number] = records.coder.decoder(infos, params, shared)
         return self._decoders[number]
 
@@ -206,7 +219,7 @@ class CheckpointFile(Mapping[str, Array]):
                 outs.append(np.empty(segment.stop - segment.start, dtype))
 
         def what() -> str:
-            return describe([entry.info for entry in records.entries], piece)
+            return describe([entry.stored for entry in records.entries], piece)
 
         record = self._container.record(records.first + place, what)
         self._decoder(number)(piece, record, outs, what)

@@ -5,15 +5,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import IO, Any
 
 from trafficzip.checkpoint.allocate import Allocation, allocate
+from trafficzip.checkpoint.calibrate import Gram, round_to_data
 from trafficzip.checkpoint.estimate import Estimate, estimate
 from trafficzip.checkpoint.recipe import RECIPES, Recipe
 from trafficzip.checkpoint.sinks import atomic_file
 from trafficzip.checkpoint.sources import MemorySource, open_source
 from trafficzip.checkpoint.tensors import Source
+from trafficzip.checkpoint.trellis.scales import STEPS_PER_OCTAVE
 from trafficzip.checkpoint.writer import Progress, write_checkpoint
 from trafficzip.errors import ConfigError
 from trafficzip.metrics import bits_per_element
@@ -43,6 +46,7 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     weights: Mapping[str, float] | None = None,
+    grams: Mapping[str, Gram] | None = None,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Saved:
@@ -51,6 +55,8 @@ def save(
     tensors: a path that `open_source` reads, an open source, a module, or arrays or PyTorch tensors by name.
     recipe: one of RECIPES, by name, or your own.  metadata: replaces that of the tensors' file.
     weights: of squared errors, by name of a tensor, instead of the recipe's own rule.
+    grams: by name of a weight [out, in, ...], the Gram matrix [in, in] of its inputs, to which it is rounded
+    (`collect_grams`); such a file is 1 to 3 % larger than the target in bits, and as much better.
     The same tensors and recipe give the same bytes, whatever num_threads is (default: one per CPU).
 
     Raises:
@@ -59,25 +65,28 @@ def save(
     recipe = recipe_of(recipe)
     num_threads = num_threads or os.cpu_count() or 1
     with as_source(tensors) as source:
-        allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
         text = source.metadata if metadata is None else metadata
+        allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
         for _ in range(_MAX_SHRINKS):
+            rounded, assignments = source, allocation.assignments
+            if grams:
+                rounded, assignments = round_to_data(source, assignments, grams, num_threads)
             try:
                 with _sink(target, limited=recipe.size is not None) as file:
                     size = write_checkpoint(
-                        file, source, allocation.assignments, metadata=text, num_threads=num_threads, progress=progress
+                        file, rounded, assignments, metadata=text, num_threads=num_threads, progress=progress
                     )
-                    if recipe.size is not None and size > recipe.size:
+                    over = 0 if recipe.size is None else size - recipe.size
+                    if over > 0:
                         raise _TooLargeError
             except _TooLargeError:
                 if allocation.base is None:
-                    raise ConfigError(
-                        f"{target}: found {size} bytes, expected {recipe.size}; the recipe quantizes no tensor"
-                    ) from None
-                allocation = allocation.moved(1)
+                    break
+                elements = max(sum(a.info.num_elements for a in assignments if a.step is not None), 1)
+                allocation = allocation.moved(ceil(STEPS_PER_OCTAVE * 8 * over / elements))
                 continue
             elements, original = (sum(numbers) for numbers in zip(*_sizes(source), strict=True))
-            return Saved(size, elements, original, allocation)
+            return Saved(size, elements, original, replace(allocation, assignments=assignments))
         raise ConfigError(
             f"{target}: found {size} bytes, expected {recipe.size}; {_MAX_SHRINKS} wider steps did not help"
         )

@@ -1,7 +1,7 @@
 """What an error in a tensor counts, found without data.
 
 Where every layer's relative error adds about the same to the error of the output, a tensor of n elements and root mean
-square s deserves a weight of 1 / (n s**2): every tensor, not every element, then has a like share of the error. Residual
+square s deserves a weight of 1 / (n s**2): every tensor, not every element, then has a like share of it. Residual
 streams and normalisation make it less than relative; 1 / (n s) was best over Transformers and convolutional networks.
 """
 

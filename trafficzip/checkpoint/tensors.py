@@ -24,11 +24,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Name, dtype (a key of DTYPES) and shape of a tensor."""
+    """Name, dtype (a key of DTYPES) and shape of a tensor; and whether it shares no record with others."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    alone: bool = False
 
     @property
     def num_elements(self) -> int:

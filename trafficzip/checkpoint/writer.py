@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder, Encoding, Job
-from trafficzip.checkpoint.layout import Entry, Header, write_header
+from trafficzip.checkpoint.layout import Entry, Header, stored_info, write_header
 from trafficzip.checkpoint.pieces import Piece, pieces
 from trafficzip.checkpoint.tensors import Array, Source, TensorInfo, check_names
 from trafficzip.kernels.threads import run_in_threads
@@ -20,11 +20,17 @@ _PIECES_PER_THREAD = 4  # in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """How a tensor is stored; the step is an index (`trellis.scales.step_of`), for coders that need one."""
+    """How a tensor is stored.
+
+    step: an index (`trellis.scales.step_of`), for coders that need one.  transposed: whether the matrix of its
+    first axis against the others is stored column by column.  exact: whether its values are multiples of the step.
+    """
 
     info: TensorInfo
     coder: Coder
     step: int | None = None
+    transposed: bool = False
+    exact: bool = False
 
 
 def write_checkpoint(
@@ -58,14 +64,16 @@ def write_checkpoint(
         for record in _records(job, encoding, progress):
             writer.add(record)
         params |= {info.name: found for info, found in zip(job.infos, encoding.params, strict=True)}
-    entries = tuple(Entry(a.info, coders.index(a.coder), params[a.info.name]) for a in assignments)
+    entries = tuple(
+        Entry(a.info, coders.index(a.coder), params[a.info.name], transposed=a.transposed) for a in assignments
+    )
     return writer.finish(write_header(Header(coders, entries, dict(metadata or {}))))
 
 
 def make_job(source: Source, assignments: Iterable[Assignment], num_threads: int) -> Job:
     """Give the tensors of one coder as its job."""
     assignments = tuple(assignments)
-    infos = tuple(assignment.info for assignment in assignments)
+    infos = tuple(stored_info(a.info, transposed=a.transposed) for a in assignments)
     last: list[tuple[int, Array]] = []  # a source may have to unpack a tensor that is read again for its next piece
 
     def read(place: int) -> Array:
@@ -73,10 +81,13 @@ def make_job(source: Source, assignments: Iterable[Assignment], num_threads: int
             if held == place:
                 return array
         array = source.read(infos[place].name)
+        if assignments[place].transposed:
+            array = np.ascontiguousarray(array.reshape(array.shape[0], -1).T)
         last[:] = [(place, array)]
         return array
 
-    return Job(infos, read, tuple(assignment.step for assignment in assignments), num_threads)
+    steps, exact = tuple(a.step for a in assignments), tuple(a.exact for a in assignments)
+    return Job(infos, read, steps, num_threads, exact)
 
 
 def piece_arrays(job: Job, piece: Piece) -> list[Array]:

@@ -11,6 +11,7 @@ from trafficzip.kernels.numba_cpu_jit import jit
 from trafficzip.kernels.reference_trellis import NORMAL_STEPS, NUM_LANES, UNREACHED
 
 _QUARTER = np.float32(0.25)
+START = np.zeros(NUM_LANES, np.int64)  # where the lanes of a record start
 
 
 @jit
@@ -21,19 +22,21 @@ def quantize(
     slope: np.float32,
     rates: NDArray[np.float32],
     before: NDArray[np.int64],
+    starts: NDArray[np.int64],
 ) -> NDArray[np.int16]:
     """Find the levels of the lowest cost.
 
     values: float32 [n], finite, below 2**15 steps.  classes: uint8 [n].  rates: float32 [classes, 2, levels].
     before: int64 [states, 2, 2], per state the two states before it and the parities that lead here.
-    Returns: int16 [n].
+    starts: int64 [8], the state in which each lane starts.  Returns: int16 [n].
     """
     num_states = before.shape[0]
     num_steps = (values.size + NUM_LANES - 1) // NUM_LANES
     chosen = np.empty((num_steps, 4, NUM_LANES), np.int16)  # per subset: the better of its two levels
     taken = np.empty((num_steps, num_states, NUM_LANES), np.uint8)  # per state: which of the two states before it
     costs = np.full((num_states, NUM_LANES), UNREACHED, np.float32)
-    costs[0, :] = 0
+    for lane in range(NUM_LANES):
+        costs[starts[lane], lane] = 0
     now = np.empty_like(costs)
     gaps = np.empty((4, NUM_LANES), np.float32)
     for t in range(num_steps):

@@ -81,18 +81,20 @@ def quantize(
     slope: np.float32,
     rates: NDArray[np.float32],
     num_states: int,
+    starts: Sequence[int] = (0,) * NUM_LANES,
 ) -> NDArray[np.int16]:
     """Find the levels of the lowest cost: squared error in steps, plus `slope` times the bits that `rates` gives.
 
     values: float32 [n].  classes: uint8 [n].  rates: float32 [classes, 2, levels], bits of a magnitude in each union;
-    larger ones cost what the last one does.  Returns: int16 [n].  All arithmetic is float32, in this order.
+    larger ones cost what the last one does.  starts: the state in which each lane starts.  Returns: int16 [n].
+    All arithmetic is float32, in this order.
     """
     branches = [
         _branches(abs(value * inverse_step), slope, rates[kind]) for value, kind in zip(values, classes, strict=True)
     ]
     magnitudes = np.zeros(values.size, np.int16)
     for lane in range(min(NUM_LANES, values.size)):
-        magnitudes[lane::NUM_LANES] = _search(branches[lane::NUM_LANES], num_states)
+        magnitudes[lane::NUM_LANES] = _search(branches[lane::NUM_LANES], num_states, starts[lane])
     return np.where(values < 0, -magnitudes, magnitudes)
 
 
@@ -117,10 +119,11 @@ def _branches(magnitude: np.float32, slope: np.float32, rates: NDArray[np.float3
     return best
 
 
-def _search(branches: Sequence[Sequence[tuple[Any, int]]], num_states: int) -> list[int]:
+def _search(branches: Sequence[Sequence[tuple[Any, int]]], num_states: int, start: int) -> list[int]:
     """Give the magnitudes of the levels along the path of the lowest cost through one lane."""
     before = predecessors(num_states)
-    costs: list[Any] = [np.float32(0)] + [UNREACHED] * (num_states - 1)
+    costs: list[Any] = [UNREACHED] * num_states
+    costs[start] = np.float32(0)
     taken = []  # per step, per state: the state before, and the level
     for i, best in enumerate(branches):
         ways = []

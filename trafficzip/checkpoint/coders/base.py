@@ -18,12 +18,14 @@ class Job:
 
     read: gives the tensor at a place of `infos`, of the dtype and shape that its info says; it may be mapped. It is
     read more than once.  steps: per tensor, the index of the step that the allocation chose; None where none is needed.
+    exact: per tensor, whether its values are multiples of its step already, as calibration leaves them; empty for none.
     """
 
     infos: tuple[TensorInfo, ...]
     read: Callable[[int], Array]
     steps: tuple[int | None, ...]
     num_threads: int = 1
+    exact: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _entry(tensor: Any, path: Path, where: str) -> Entry:
         _check_external(tensor, info, path, where)
     elif tensor.HasField("raw_data") and len(tensor.raw_data) != info.num_bytes:
         raise ConfigError(f"{where}: found {len(tensor.raw_data)} bytes of data, expected {info.num_bytes} of {info}")
-    return info, partial(_read, tensor, path.parent)
+    return info, partial(_read, tensor, path.parent, where)
 
 
 def _check_external(tensor: Any, info: TensorInfo, path: Path, where: str) -> None:
@@ -71,12 +71,14 @@ def _check_external(tensor: Any, info: TensorInfo, path: Path, where: str) -> No
         )
 
 
-def _read(tensor: Any, folder: Path) -> Array:
+def _read(tensor: Any, folder: Path, where: str) -> Array:
     from onnx import TensorProto, numpy_helper
+    from onnx.checker import ValidationError
 
     if tensor.data_location == TensorProto.EXTERNAL:  # the library keeps what it loads in the message it is given
         copy = TensorProto()
         copy.CopyFrom(tensor)
         tensor = copy
-    array: Array = numpy_helper.to_array(tensor, str(folder))
+    with reading(where, ValidationError):  # of a location outside the folder
+        array: Array = numpy_helper.to_array(tensor, str(folder))
     return array

@@ -22,7 +22,7 @@ from trafficzip.checkpoint.trellis.scales import (
     matrix_shape,
     step_of,
 )
-from trafficzip.checkpoint.trellis.search import fit_search
+from trafficzip.checkpoint.trellis.search import Search, fit_search
 from trafficzip.checkpoint.trellis.side import (
     BOTH,
     COLUMNS,
@@ -75,16 +75,9 @@ class Trellis(Coder):
 
     def plan(self, job: Job) -> Encoding:
         """Fit scales and tables to the tensors."""
-        fitted = [self._fit(info, job.read(place), job.steps[place]) for place, info in enumerate(job.infos)]
-        scales, steps = [scale for scale, _ in fitted], [step for _, step in fitted]
-        lowest, highest = class_range(scales, steps)
-        lowest = max(lowest, LOWEST_CLASS)
-        num_classes = min(max(highest - lowest + 1, 1), MAX_CLASSES)
-        layout = self._layout(job.infos, steps, Side(tuple(scales), lowest, num_classes, None))
-        search = fit_search(
-            job, layout, lowest=lowest, num_states=self.num_states, slope=self.slope, passes=self.passes
-        )
-        side = Side(tuple(scales), lowest, num_classes, None if self.context else search.tables)
+        scales, steps, search = self.prepare(job)
+        layout = search.layout
+        side = Side(scales, search.tables.lowest, layout.num_classes, None if self.context else search.tables)
         records = self._records(layout, side)
 
         def encode(piece: Piece, arrays: Sequence[Array]) -> bytes:
@@ -92,6 +85,23 @@ class Trellis(Coder):
 
         params = tuple([step, scale_kind(scale)] for step, scale in zip(steps, scales, strict=True))
         return Encoding(params, pack_side(side), encode)
+
+    def prepare(self, job: Job) -> tuple[tuple[Scales, ...], tuple[int, ...], Search]:
+        """Fit scales, steps and the search to the tensors.
+
+        Raises:
+            ConfigError: a tensor cannot be quantized.
+        """
+        fitted = [self._fit(info, job.read(place), job.steps[place]) for place, info in enumerate(job.infos)]
+        scales, steps = tuple(scale for scale, _ in fitted), tuple(step for _, step in fitted)
+        lowest, highest = class_range(scales, steps)
+        lowest = max(lowest, LOWEST_CLASS)
+        num_classes = min(max(highest - lowest + 1, 1), MAX_CLASSES)
+        layout = self._layout(job.infos, steps, Side(scales, lowest, num_classes, None))
+        search = fit_search(
+            job, layout, lowest=lowest, num_states=self.num_states, slope=self.slope, passes=self.passes
+        )
+        return scales, steps, search
 
     def decoder(self, infos: Sequence[TensorInfo], params: Sequence[Any], shared: Bytes | None) -> Decode:
         """Read scales and tables."""
