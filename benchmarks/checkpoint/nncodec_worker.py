@@ -2,8 +2,8 @@
 
 python nncodec_worker.py IN.safetensors OUT.safetensors QP LAMBDA_SCALE
 
-Writes the decoded tensors and prints one line of JSON: bytes and seconds, imports not counted. LAMBDA_SCALE 0 is NNCodec's own
-nncodec.nn.encode; above 0 the lower call it makes, with the same settings and rate-distortion optimised levels.
+Writes the decoded tensors and prints one line of JSON: bytes and seconds, imports not counted. With LAMBDA_SCALE 0
+it calls nncodec.nn.encode; above 0 what that calls, with the same settings and rate-distortion optimised levels.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from nncodec import nn, nnc
 from safetensors.numpy import load_file, save_file
-
 
 LONG_S = 3
 
