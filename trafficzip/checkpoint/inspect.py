@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder
+from trafficzip.checkpoint.coders.delta import Delta
 from trafficzip.checkpoint.reader import CheckpointFile
 from trafficzip.checkpoint.save import as_source
 from trafficzip.checkpoint.tensors import Array, TensorInfo
@@ -69,7 +70,8 @@ def inspect(path: str | os.PathLike[str] | bytes) -> FileReport:
             coder = file.coders[entry.coder]
             size = sizes[info.name]
             bits = 8 * size / info.num_elements if info.num_elements else 0.0
-            step = float(step_of(entry.params[0])) if coder.kind == "trellis" else None
+            inner = coder.inner if isinstance(coder, Delta) else coder
+            step = float(step_of(entry.params[0])) if inner.kind == "trellis" else None
             tensors.append(TensorReport(info.name, info.dtype, info.shape, coder_text(coder), size, bits, step))
         return FileReport(
             size=file.size,
@@ -82,6 +84,8 @@ def inspect(path: str | os.PathLike[str] | bytes) -> FileReport:
 
 def coder_text(coder: Coder) -> str:
     """Give a coder in a few words."""
+    if isinstance(coder, Delta):
+        return f"delta of {coder_text(coder.inner)}"
     fields = {name: value for name, value in coder.to_dict().items() if name not in ("kind", "slope", "passes")}
     words = [name if value is True else f"{name}={value}" for name, value in fields.items() if value is not False]
     return " ".join([coder.kind, *words])

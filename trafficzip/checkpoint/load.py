@@ -53,11 +53,11 @@ def load_into(
     strict: whether names must be the same.  Returns: names that the file lacks, and names that the module lacks.
 
     Raises:
-        ConfigError: names or shapes do not fit.
+        ConfigError: names or shapes do not fit, or a tensor of the module has no memory.
         CorruptPayloadError, UnsupportedFormatError: the file is damaged, or no checkpoint.
     """
     with CheckpointFile(path, num_threads=num_threads) as file:
-        state = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+        state = _tensors_of(module)
         missing, unexpected = [n for n in state if n not in file], [n for n in file if n not in state]
         if strict and (missing or unexpected):
             raise ConfigError(f"{path!r:.200}: lacks {missing[:8]} of the module, which lacks {unexpected[:8]}")
@@ -65,12 +65,29 @@ def load_into(
         for name, info in infos.items():
             if tuple(state[name].shape) != info.shape:
                 raise ConfigError(f"{path!r:.200}: {info}, expected shape {list(state[name].shape)} of the module")
+        last = {_place(state[name]): name for name in infos}  # of tied tensors, the last one counts
+        infos = {name: info for name, info in infos.items() if last[_place(state[name])] == name}
         direct = {name: _memory(state[name]) for name, info in infos.items() if _fits(state[name], info)}
         file.read_many(direct, outs=direct)
         for name in infos:
             if name not in direct:
                 state[name].copy_(_tensor(file[name], name))
         return missing, unexpected
+
+
+def _tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Give parameters and buffers by name, without what else a state dict may hold."""
+    every = module.state_dict(keep_vars=True)
+    state = {name: tensor.detach() for name, tensor in every.items() if isinstance(tensor, torch.Tensor)}
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise ConfigError(f"{name} is on the meta device, which holds no data; give the module memory by to_empty")
+    return state
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Tell tied tensors: they have the same memory."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _fits(tensor: torch.Tensor, info: TensorInfo) -> bool:

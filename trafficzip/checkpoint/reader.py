@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder, Decode
+from trafficzip.checkpoint.coders.delta import Base, Delta
 from trafficzip.checkpoint.layout import Entry, Records, describe, place_records, read_header
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError
@@ -19,7 +21,8 @@ from trafficzip.wire.cursor import Bytes
 class CheckpointFile(Mapping[str, Array]):
     """The tensors of a file by name, decoded when they are taken; a context manager that closes the file.
 
-    path: of the file, which is mapped into memory, or its bytes.  num_threads: how many threads decode.
+    path: of the file, which is mapped into memory, or its bytes.  base: the checkpoint that the file was compressed
+    against, if it was: this class, or a source.  num_threads: how many threads decode.
     Header and structure are checked at once, a record's checksum whenever it is decoded.
 
     Raises:
@@ -28,14 +31,17 @@ class CheckpointFile(Mapping[str, Array]):
         UnsupportedFormatError: it is no checkpoint, or one that this release cannot read.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | bytes, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | bytes, *, base: Base | None = None, num_threads: int | None = None
+    ) -> None:
         self._what = "checkpoint in memory" if isinstance(path, bytes) else str(path)
         self._container = ContainerReader(np.frombuffer(path, np.uint8) if isinstance(path, bytes) else _map(path))
         self._num_threads = num_threads or os.cpu_count() or 1
         header = read_header(self._container.header)
         self.metadata: dict[str, str] = header.metadata
         self._entries = {entry.info.name: entry for entry in header.entries}
-        self._records = place_records(header, self._container.num_records)
+        coders = tuple(replace(c, base=base) if isinstance(c, Delta) else c for c in header.coders)
+        self._records = place_records(replace(header, coders=coders), self._container.num_records)
         self._decoders: dict[int, Decode] = {}
         self._places = [{entry.info.name: place for place, entry in enumerate(r.entries)} for r in self._records]
         self._pieces: list[dict[int, list[int]]] = []  # per coder, per tensor: its pieces

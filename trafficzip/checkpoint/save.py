@@ -1,7 +1,6 @@
 """Save tensors as a compressed checkpoint."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import IO, Any
 
 from trafficzip.checkpoint.allocate import Allocation, allocate
 from trafficzip.checkpoint.calibrate import Gram, round_to_data
+from trafficzip.checkpoint.coders.delta import Base, Delta
 from trafficzip.checkpoint.estimate import Estimate, estimate
 from trafficzip.checkpoint.recipe import RECIPES, Recipe
 from trafficzip.checkpoint.sinks import atomic_file
@@ -20,7 +20,9 @@ from trafficzip.checkpoint.trellis.scales import STEPS_PER_OCTAVE
 from trafficzip.checkpoint.writer import Progress, write_checkpoint
 from trafficzip.errors import ConfigError
 from trafficzip.metrics import bits_per_element
+from trafficzip.wire.container import write_all
 
+_BLOCK_BYTES = 1 << 20
 _MAX_SHRINKS = 8  # steps, of 2 % of an octave each, that a file above the wanted size may be off by
 
 
@@ -47,6 +49,8 @@ def save(
     metadata: Mapping[str, str] | None = None,
     weights: Mapping[str, float] | None = None,
     grams: Mapping[str, Gram] | None = None,
+    allocation: Allocation | None = None,
+    base: Base | None = None,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Saved:
@@ -57,6 +61,9 @@ def save(
     weights: of squared errors, by name of a tensor, instead of the recipe's own rule.
     grams: by name of a weight [out, in, ...], the Gram matrix [in, in] of its inputs, to which it is rounded
     (`collect_grams`); such a file is 1 to 3 % larger than the target in bits, and as much better.
+    allocation: steps that were chosen before, as by `allocate_for_accuracy`, instead of those for the recipe's target.
+    base: an earlier checkpoint (`open_tensors`), to store differences from it where that is smaller; it is needed to
+    load the file, which gives the same tensors as without it.
     The same tensors and recipe give the same bytes, whatever num_threads is (default: one per CPU).
 
     Raises:
@@ -66,11 +73,14 @@ def save(
     num_threads = num_threads or os.cpu_count() or 1
     with as_source(tensors) as source:
         text = source.metadata if metadata is None else metadata
-        allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
+        if allocation is None:
+            allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
         for _ in range(_MAX_SHRINKS):
             rounded, assignments = source, allocation.assignments
             if grams:
                 rounded, assignments = round_to_data(source, assignments, grams, num_threads)
+            if base is not None:
+                assignments = tuple(replace(a, coder=Delta(inner=a.coder, base=base)) for a in assignments)
             try:
                 with _sink(target, limited=recipe.size is not None) as file:
                     size = write_checkpoint(
@@ -157,7 +167,8 @@ def _sink(target: str | os.PathLike[str] | IO[bytes], *, limited: bool) -> Itera
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
-            shutil.copyfileobj(file, target)
+            while block := file.read(_BLOCK_BYTES):
+                write_all(target, block)
     else:
         yield target
 

@@ -15,6 +15,7 @@ import numpy as np
 from trafficzip.checkpoint.sources.safetensors_file import SAFETENSORS_DTYPES
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo, check_names, dtype_name
 from trafficzip.errors import ConfigError
+from trafficzip.wire.container import write_all
 
 _NAMES = {ours: theirs for theirs, ours in SAFETENSORS_DTYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the library reads no longer one
@@ -91,13 +92,13 @@ def _header(infos: Sequence[TensorInfo], metadata: Mapping[str, str]) -> bytes:
 
 
 def _write(stream: IO[bytes], header: bytes, infos: Sequence[TensorInfo], arrays: Iterable[Array]) -> None:
-    _write_all(stream, memoryview(header))
+    write_all(stream, memoryview(header))
     left = iter(arrays)
     for info in infos:
         array = next(left, None)
         if array is None:
             raise ConfigError(f"safetensors: arrays end before {info}, expected {len(infos)} of them")
-        _write_all(stream, _bytes(array, info))
+        write_all(stream, _bytes(array, info))
     if next(left, None) is not None:
         raise ConfigError(f"safetensors: more arrays came than the {len(infos)} that were announced")
 
@@ -109,11 +110,6 @@ def _bytes(array: Array, info: TensorInfo) -> memoryview:
     native = np.require(array, DTYPES[info.dtype], ["C"]).view(np.ndarray)
     flat: Any = native.reshape(-1).view(np.uint8)
     return memoryview(flat)
-
-
-def _write_all(stream: IO[bytes], data: memoryview) -> None:
-    while data:  # a raw stream may write less than it is given
-        data = data[stream.write(data) :]
 
 
 def _replaced_mode(target: Path) -> int | None:

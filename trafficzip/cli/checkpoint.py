@@ -1,6 +1,8 @@
 """`trafficzip compress`, `decompress`, `inspect`, `verify`, `diff`: checkpoints on the command line."""
 
+import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,13 @@ def compress(
     target_bits: Annotated[float | None, typer.Option(help="Bits of the whole file per parameter.")] = None,
     target_size: Annotated[str | None, typer.Option(help="Largest size of the file, such as 8.5MB.")] = None,
     max_error: Annotated[float | None, typer.Option(help="Largest relative error of the quantized weights.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="module:function that gives Gram matrices of inputs, by name of a weight.")
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Most that --evaluate may lose; sets the size.")] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help="module:function of tensors by name that gives a number, more being better.")
+    ] = None,
     keep_non_finite: Annotated[bool, typer.Option(help="Keep tensors with NaN or Inf losslessly.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Report what would happen to each tensor; write nothing.")] = False,
     threads: Threads = None,
@@ -48,11 +57,20 @@ def compress(
             return
         if output is None:
             raise ConfigError("no output: expected --output FILE, or --dry-run")
-        with _bar("compressing") as advance:
-            if source.is_dir():
+        grams = None if calibrate is None else load_function(calibrate, "--calibrate")()
+        if source.is_dir():
+            if grams is not None or max_drop is not None:
+                raise ConfigError("--calibrate and --max-drop are for one file; name the file in the folder")
+            with _bar("compressing") as advance:
                 saved = compress_folder(source, output, chosen, num_threads=threads, progress=advance)
-            else:
-                saved = save(source, output, chosen, num_threads=threads, progress=advance)
+        else:
+            allocation = None
+            if max_drop is not None or evaluate is not None:
+                allocation = _for_accuracy(source, chosen, evaluate, max_drop, grams, threads)
+            with _bar("compressing") as advance:
+                saved = save(
+                    source, output, chosen, grams=grams, allocation=allocation, num_threads=threads, progress=advance
+                )
         _console().print(summary(saved, output), highlight=False)
 
 
@@ -131,6 +149,44 @@ def diff(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (compress, decompress, inspect, verify, diff)
+
+
+def _for_accuracy(
+    source: Path, recipe: Any, evaluate: str | None, max_drop: float | None, grams: Any, threads: int | None
+) -> Any:
+    from trafficzip.checkpoint.accuracy import allocate_for_accuracy
+    from trafficzip.checkpoint.save import as_source
+
+    if evaluate is None or max_drop is None:
+        raise ConfigError("--max-drop and --evaluate are given together")
+    console = Console(stderr=True)
+
+    def told(bits: float, drop: float) -> None:
+        console.print(f"{bits:.3f} bits per element: lost {drop:.6g}", highlight=False)
+
+    function = load_function(evaluate, "--evaluate")
+    with as_source(source) as opened:
+        return allocate_for_accuracy(
+            opened, recipe, function, max_drop, num_threads=threads or os.cpu_count() or 1, grams=grams, told=told
+        )
+
+
+def load_function(name: str, option: str) -> Callable[..., Any]:
+    """Import what module:function names; modules are looked for in the current folder first.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{option} {name}: {error}; expected module:function") from error
+    if not callable(found):
+        raise ConfigError(f"{option} {name}: is a {type(found).__name__}, expected a function")
+    return found  # type: ignore[no-any-return]
 
 
 def _recipe(name: str, bits: float | None, size: str | None, error: float | None, keep: bool) -> Any:

@@ -67,7 +67,8 @@ class Blockwise(Coder):
         def encode(piece: Piece, arrays: Sequence[Array]) -> bytes:
             blocks = cut_blocks(job.infos, piece, self.block_size)
             values = np.concatenate([to_float32(array) for array in arrays])
-            scales = round_up(np.maximum.reduceat(np.abs(values), blocks.starts) / np.float32(self.top))
+            peaks: NDArray[np.float32] = np.maximum.reduceat(np.abs(values), blocks.starts)
+            scales = round_up((peaks / self.top).astype(np.float32, copy=False))
             divisors = np.repeat(np.where(scales > 0, scales, np.float32(1)), blocks.sizes)
             integers = np.clip(np.rint(values / divisors), -self.top, self.top)
             codes = (integers + np.float32(self.top)).astype(np.uint8)
@@ -109,4 +110,5 @@ class Blockwise(Coder):
 def round_up(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round numbers >= 0 to the next bfloat16 that is not below; where that is infinite, to the largest one."""
     bits = (scales.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
-    return np.minimum(bits, np.uint32(0x7F7F0000)).view(np.float32)
+    finite: NDArray[np.uint32] = np.minimum(bits, np.uint32(0x7F7F0000))
+    return finite.view(np.float32)

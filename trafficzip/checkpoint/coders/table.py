@@ -5,6 +5,7 @@ from typing import Any
 
 from trafficzip.checkpoint.coders.base import Coder
 from trafficzip.checkpoint.coders.cast import Cast
+from trafficzip.checkpoint.coders.delta import Delta
 from trafficzip.checkpoint.coders.planes import Planes
 from trafficzip.checkpoint.trellis.coder import Trellis
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
@@ -20,8 +21,13 @@ def make_coder(entry: dict[str, Any]) -> Coder:
     """
     left = dict(entry)
     kind = left.pop("kind", None)
+    if kind == Delta.kind:
+        inner = left.pop("inner", None)
+        if left or not isinstance(inner, dict) or inner.get("kind") == Delta.kind:
+            raise ConfigError(f"coder delta: found {entry!r:.200}, expected another coder as inner")
+        return Delta(inner=make_coder(inner))
     if not isinstance(kind, str) or kind not in CODERS:
-        raise ConfigError(f"coder {kind!r}: expected one of {', '.join(CODERS)}")
+        raise ConfigError(f"coder {kind!r:.100}: expected one of {', '.join(CODERS)}")
     known: dict[str, Any] = {field.name: field.type for field in fields(CODERS[kind])}  # type: ignore[arg-type]
     for name, value in left.items():
         if name not in known:
@@ -42,7 +48,7 @@ def coder_from_dict(entry: Any) -> Coder:
     """
     if not isinstance(entry, dict):
         raise CorruptPayloadError(f"header: coder {entry!r:.100} is no object")
-    if not isinstance(entry.get("kind"), str) or entry["kind"] not in CODERS:
+    if not isinstance(entry.get("kind"), str) or entry["kind"] not in (*CODERS, Delta.kind):
         raise UnsupportedFormatError(f"header: coder {entry.get('kind')!r:.50} is not known to this release")
     try:
         coder = make_coder(entry)

@@ -105,9 +105,7 @@ class Ternary(Coder):
         n = int(blocks.sizes.sum())
         coded = reader.take(reader.data.size - reader.at, "codes")
         try:
-            digits = Quartic().decode(Rans().decode(coded, -(-n // 5)), 5 * -(-n // 5))
+            codes = Quartic().decode(Rans().decode(coded, -(-n // 5)), n)
         except CorruptPayloadError as error:
             raise CorruptPayloadError(f"{reader.what}: {error}") from error
-        if digits[n:].any():
-            raise CorruptPayloadError(f"{reader.what}: codes behind the last one are not 0")
-        return blocks, digits[:n], scales
+        return blocks, codes, scales
