@@ -159,7 +159,7 @@ def test_targets_that_cannot_be_met():
     tensors = {"w": np.random.default_rng(0).standard_normal((30, 30)).astype(np.float32)}
     with pytest.raises(ConfigError, match="recipe: 50 cannot be reached"):
         compress(tensors, Recipe(rules=WEIGHTS, size=50))
-    with pytest.raises(ConfigError, match=r"expected 50; the recipe quantizes no tensor"):
+    with pytest.raises(ConfigError, match=r"found 3\d+ bytes, expected 50; "):
         compress(tensors, RECIPES["lossless"].with_target(size=50))
     with pytest.raises(ConfigError, match="recipe: 1e-09 cannot be reached"):
         compress({"w": tensors["w"].astype(np.float16)}, Recipe(rules=WEIGHTS, max_error=1e-9))

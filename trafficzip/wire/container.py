@@ -81,7 +81,7 @@ class ContainerWriter:
         return size
 
     def _write(self, data: "bytes | memoryview") -> None:
-        self._sink.write(data)
+        write_all(self._sink, data)
         self._written += len(data)
 
 
@@ -143,6 +143,14 @@ class ContainerReader:
                 f"record {number} at byte {self._starts[number]}{what and f' ({what})'}: checksum does not match"
             )
         return view
+
+
+def write_all(sink: IO[bytes], data: "bytes | memoryview") -> None:
+    """Write to a sink that may take less than it is given, as a raw stream does."""
+    left = memoryview(data)
+    while left:
+        count: int | None = sink.write(left)
+        left = left[len(left) if count is None else count :]  # a simple sink says nothing
 
 
 def canonical_json(value: Any) -> bytes:

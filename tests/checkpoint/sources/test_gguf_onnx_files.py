@@ -1,6 +1,7 @@
 """GGUF and ONNX: what their libraries write comes back; cut files and missing data are refused."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ def test_gguf_files_that_are_cut_are_refused(tmp_path):
     for end in [*range(4, 400, 13), len(data) // 2]:
         path.write_bytes(data[:end])
         refused(path, r"m\.gguf")
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 40))  # fields, without end
+    refused(path, "ends at byte 24, expected data up to byte")
 
 
 def onnx_model(path, *, external=False):
