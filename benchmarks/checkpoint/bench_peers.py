@@ -2,7 +2,7 @@
 
 python -m benchmarks.checkpoint.bench_peers --models resnet20 minilm --methods nncodec usq
 
-NNCodec runs in an environment that nncodec_env.sh makes; everything runs on one thread.
+NNCodec runs in an environment that nncodec_env.sh makes, libraries in that of peers_env.sh; all on one thread.
 """
 
 import argparse
@@ -22,12 +22,14 @@ from benchmarks.checkpoint.simple_peers import (
     usq_step,
     usq_zstd,
 )
+from benchmarks.checkpoint.worker import environment_python, run_worker
 from benchmarks.harness import write_rows
 
 Tensors = Mapping[str, np.ndarray]
 Settings = Iterator[tuple[str, str, Outcome]]  # method, setting, what it gave
 
 QPS = (-32, -28, -24, -20)
+LIBRARIES = {"bitsandbytes": ("int8", "nf4", "fp4"), "blosc2": ("5", "3"), "zipnn": ("bf16",)}
 _MORE_QPS = {"minilm": (-32, -28, -26, -24, -22, -20)}
 
 
@@ -52,11 +54,19 @@ def gguf_settings(_: str, tensors: Tensors) -> Settings:
         yield "gguf", kind, gguf_file(tensors, kind)
 
 
+def library_settings(_: str, tensors: Tensors) -> Settings:
+    for method, settings in LIBRARIES.items():
+        for setting in settings:
+            outcome = run_worker("library_worker.py", environment_python("peers"), tensors, method, setting)
+            yield method, setting, outcome
+
+
 METHODS: dict[str, Callable[[str, Tensors], Settings]] = {
     "nncodec": nncodec_settings,
     "bf16": bf16_settings,
     "usq": usq_settings,
     "gguf": gguf_settings,
+    "libraries": library_settings,
 }
 
 

@@ -49,7 +49,7 @@ def usq_step(tensors: Mapping[str, np.ndarray], bits: float) -> float:
 
 
 def _usq_encode(tensors: Mapping[str, np.ndarray], step: float) -> bytes:
-    """Lay out a JSON header and each tensor's levels: int8, or int16 as a plane of low and one of high bytes."""
+    """Lay out a JSON header and each tensor's levels: the narrowest integers as planes of low to high bytes."""
     entries, parts = {}, []
     for name, value in tensors.items():
         if value.ndim < 2:
@@ -57,9 +57,10 @@ def _usq_encode(tensors: Mapping[str, np.ndarray], step: float) -> bytes:
             parts.append(value.astype(ml_dtypes.bfloat16).tobytes())
             continue
         levels = np.rint(value.ravel() / np.float32(step))
-        wide = bool(np.abs(levels).max() > 127)
-        entries[name] = [list(value.shape), "int16" if wide else "int8"]
-        levels = levels.astype(np.int16 if wide else np.int8)
+        most = np.abs(levels).max()
+        kind = next(kind for kind in ("int8", "int16", "int32") if most <= np.iinfo(kind).max)
+        entries[name] = [list(value.shape), kind]
+        levels = levels.astype(kind)
         parts.append(levels.view(np.uint8).reshape(levels.size, -1).T.tobytes())
     header = json.dumps({"step": step, "tensors": entries}).encode()
     return zstandard.compress(b"".join([struct.pack("<I", len(header)), header, *parts]), 1)
@@ -78,7 +79,7 @@ def _usq_decode(content: bytes) -> dict[str, np.ndarray]:
             planes = np.frombuffer(data, np.uint8, size * np.dtype(kind).itemsize, at).reshape(-1, size)
             value = np.ascontiguousarray(planes.T).view(kind).ravel() * np.float32(header["step"])
         decoded[name] = value.reshape(shape)
-        at += size * (1 if kind == "int8" else 2)
+        at += size * (2 if kind == "bf16" else np.dtype(kind).itemsize)
     return decoded
 
 

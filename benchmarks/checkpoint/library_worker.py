@@ -1,0 +1,154 @@
+"""Encode and decode one model with bitsandbytes, blosc2 or zipnn, in the environment that peers_env.sh makes.
+
+python library_worker.py IN.safetensors OUT.safetensors METHOD SETTING
+
+Writes the decoded tensors and prints one line of JSON: bytes, and median seconds of three rounds.
+"""
+
+import contextlib
+import json
+import struct
+import sys
+from math import prod
+from statistics import median
+from time import perf_counter, process_time
+
+import numpy as np
+import torch
+from safetensors.torch import load, load_file, save, save_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+_BLOCK = {"nf4": 64, "fp4": 64, "int8": 256}
+_WEIGHT = ".bnb."  # between a tensor's name and the name of a part of its state
+
+
+def bitsandbytes_encode(tensors: Tensors, kind: str) -> bytes:
+    """Quantize matrices in blocks with bitsandbytes, the 4-bit kinds with nested scales; the rest becomes bfloat16."""
+    from bitsandbytes import functional
+
+    file = {}
+    for name, value in tensors.items():
+        if value.ndim < 2:
+            file[name] = value.bfloat16()
+            continue
+        flat = value.ravel()  # with rows that are no multiple of a block, 0.50.2 decodes wrong values on a CPU
+        if kind == "int8":
+            levels, state = functional.quantize_blockwise(flat, blocksize=_BLOCK[kind])
+            parts = {"absmax": state.absmax, "quant_map": state.code}
+        else:
+            levels, state = functional.quantize_4bit(
+                flat, blocksize=_BLOCK[kind], quant_type=kind, compress_statistics=True
+            )
+            parts = state.as_dict(packed=True)
+        file[name] = levels
+        file |= {f"{name}{_WEIGHT}{part}": tensor for part, tensor in parts.items()}
+    return save({name: value.contiguous() for name, value in file.items()})
+
+
+def bitsandbytes_decode(content: bytes, shapes: dict[str, torch.Size], kind: str) -> Tensors:
+    from bitsandbytes import functional
+
+    file = load(content)
+    decoded = {}
+    for name, shape in shapes.items():
+        parts = {key.split(_WEIGHT)[1]: value for key, value in file.items() if key.startswith(name + _WEIGHT)}
+        if not parts:
+            value = file[name].float()
+        elif kind == "int8":
+            value = functional.dequantize_blockwise(
+                file[name], absmax=parts["absmax"], code=parts["quant_map"], blocksize=_BLOCK[kind]
+            )
+        else:
+            state = functional.QuantState.from_dict(parts, device=torch.device("cpu"))
+            value = functional.dequantize_4bit(file[name], state)
+        decoded[name] = value.reshape(shape)
+    return decoded
+
+
+def blosc2_encode(tensors: Tensors, bits: str) -> bytes:
+    """Cut float32 to so many bits of mantissa, shuffle bits, and compress with zstd at level 5."""
+    import blosc2
+
+    flat = torch.cat([value.ravel() for value in tensors.values()]).numpy()
+    packed = blosc2.compress2(
+        flat,
+        typesize=4,
+        codec=blosc2.Codec.ZSTD,
+        clevel=5,
+        nthreads=1,
+        filters=[blosc2.Filter.TRUNC_PREC, blosc2.Filter.BITSHUFFLE],
+        filters_meta=[int(bits), 0],
+    )
+    return _header(tensors) + packed
+
+
+def blosc2_decode(content: bytes, shapes: dict[str, torch.Size], _: str) -> Tensors:
+    import blosc2
+
+    flat = np.frombuffer(blosc2.decompress2(_body(content)), np.float32)
+    return _split(torch.from_numpy(flat.copy()), shapes)
+
+
+def zipnn_encode(tensors: Tensors, _: str) -> bytes:
+    """Round to bfloat16 and compress that without loss."""
+    from zipnn import ZipNN
+
+    flat = torch.cat([value.ravel() for value in tensors.values()]).bfloat16()
+    content = flat.view(torch.uint8).numpy().tobytes()  # ZipNN reorders the bytes that it is given, even immutable ones
+    return _header(tensors) + ZipNN(bytearray_dtype="bfloat16", threads=1).compress(content)
+
+
+def zipnn_decode(content: bytes, shapes: dict[str, torch.Size], _: str) -> Tensors:
+    from zipnn import ZipNN
+
+    flat = ZipNN(bytearray_dtype="bfloat16", threads=1).decompress(_body(content))
+    return _split(torch.frombuffer(bytearray(flat), dtype=torch.bfloat16).float(), shapes)
+
+
+def _header(tensors: Tensors) -> bytes:
+    header = json.dumps({name: list(value.shape) for name, value in tensors.items()}).encode()
+    return struct.pack("<I", len(header)) + header
+
+
+def _body(content: bytes) -> bytes:
+    return content[4 + struct.unpack_from("<I", content)[0] :]
+
+
+def _split(flat: Tensor, shapes: dict[str, torch.Size]) -> Tensors:
+    parts = flat.split([prod(shape) for shape in shapes.values()])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+METHODS = {
+    "bitsandbytes": (bitsandbytes_encode, bitsandbytes_decode),
+    "blosc2": (blosc2_encode, blosc2_decode),
+    "zipnn": (zipnn_encode, zipnn_decode),
+}
+
+
+def main() -> None:
+    source, target, method, setting = sys.argv[1:]
+    torch.set_num_threads(1)
+    tensors = load_file(source)
+    encode, decode = METHODS[method]
+    shapes = {name: value.shape for name, value in tensors.items()}
+    seconds = []
+    with contextlib.redirect_stdout(sys.stderr):
+        decode(encode(tensors, setting), shapes, setting)  # imports
+        for _ in range(3):
+            begin = perf_counter(), process_time()
+            content = encode(tensors, setting)
+            middle = perf_counter(), process_time()
+            decoded = decode(content, shapes, setting)
+            end = perf_counter(), process_time()
+            clocks = zip(begin, middle, end, strict=True)
+            seconds.append([span for a, b, c in clocks for span in (b - a, c - b)])
+    save_file({name: value.contiguous() for name, value in decoded.items()}, target)
+    names = ("encode_s", "decode_s", "encode_cpu_s", "decode_cpu_s")
+    medians = dict(zip(names, (median(column) for column in zip(*seconds, strict=True)), strict=True))
+    print(json.dumps({"bytes": len(content), **medians}))
+
+
+if __name__ == "__main__":
+    main()
