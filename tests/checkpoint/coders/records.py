@@ -24,7 +24,8 @@ class Records:
     def decoded(self, records=None):
         """Decode records, those of the arrays by default."""
         outs = [np.zeros(info.shape, array.dtype) for info, array in zip(self.infos, self.arrays, strict=True)]
-        decode = self.coder.decoder(self.infos, self.params, self.shared)
+        shared = None if self.shared is None else np.frombuffer(self.shared, np.uint8)
+        decode = self.coder.decoder(self.infos, self.params, shared)
         for piece, record in zip(self.pieces, self.records if records is None else records, strict=True):
             slices = [outs[s.tensor].reshape(-1)[s.start : s.stop] for s in piece]
             decode(piece, np.frombuffer(record, np.uint8), slices, lambda: "the piece")
