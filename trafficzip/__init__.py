@@ -1,7 +1,9 @@
-"""trafficzip: compressed gradient exchange for PyTorch distributed training.
+"""trafficzip: compressed gradient exchange for PyTorch distributed training, and compressed checkpoints.
 
     import trafficzip
     compression = trafficzip.ddp.register(model)  # model: DistributedDataParallel
+    trafficzip.save(model, "model.tzip", "small")  # after training
+    tensors = trafficzip.load("model.tzip")
 
 Importing this package compiles nothing, starts no device and does not import torch; `trafficzip.ddp`,
 `trafficzip.fsdp` and `trafficzip.local_sgd` do.
@@ -36,6 +38,11 @@ from trafficzip.version import __version__
 
 if TYPE_CHECKING:
     from trafficzip import ddp, fsdp, local_sgd
+    from trafficzip.checkpoint.grams import collect_grams
+    from trafficzip.checkpoint.inspect import inspect
+    from trafficzip.checkpoint.load import load, load_into
+    from trafficzip.checkpoint.open import open_checkpoint as open
+    from trafficzip.checkpoint.save import save
 
 __all__ = [
     "BFLOAT16",
@@ -56,14 +63,33 @@ __all__ = [
     "TrafficzipError",
     "UnsupportedFormatError",
     "__version__",
+    "collect_grams",
     "ddp",
     "fsdp",
+    "inspect",
+    "load",
+    "load_into",
     "local_sgd",
+    "open",
+    "save",
     "with_multiplier",
 ]
 
 
+_CHECKPOINT = {  # imported when first used: what they need is installed by the extra "checkpoint"
+    "collect_grams": ("grams", "collect_grams"),
+    "inspect": ("inspect", "inspect"),
+    "load": ("load", "load"),
+    "load_into": ("load", "load_into"),
+    "open": ("open", "open_checkpoint"),
+    "save": ("save", "save"),
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _CHECKPOINT:
+        module, member = _CHECKPOINT[name]
+        return getattr(import_module(f"trafficzip.checkpoint.{module}"), member)
     if name in ("ddp", "fsdp", "local_sgd"):
         return import_module(f"trafficzip.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

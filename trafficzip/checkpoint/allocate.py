@@ -6,6 +6,7 @@ from math import ceil, floor, log2
 
 import numpy as np
 
+from trafficzip.checkpoint.coders.cast import Cast
 from trafficzip.checkpoint.coders.planes import Planes
 from trafficzip.checkpoint.estimate import Estimate, estimate
 from trafficzip.checkpoint.recipe import Recipe
@@ -52,7 +53,7 @@ def allocate(
         rule = recipe.rule_for(info, model_elements)
         rule.coder.check(info)
         coder = rule.coder
-        if isinstance(coder, Trellis) and not _is_finite(source.read(info.name)):
+        if not coder.lossless and coder.kind != Cast.kind and not _is_finite(source.read(info.name)):
             if recipe.non_finite == "refuse":
                 raise ConfigError(
                     f'{info}: has NaN or infinite values; non_finite = "keep" stores such tensors losslessly'

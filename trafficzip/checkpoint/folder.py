@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from trafficzip.checkpoint.allocate import allocate
+from trafficzip.checkpoint.open import open_checkpoint
 from trafficzip.checkpoint.reader import CheckpointFile
 from trafficzip.checkpoint.recipe import Recipe
 from trafficzip.checkpoint.save import Saved
@@ -82,6 +83,7 @@ def decompress_file(
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
+    base: str | os.PathLike[str] | None = None,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
@@ -91,7 +93,7 @@ def decompress_file(
         ConfigError: there is no such file, or safetensors has no dtype for a tensor.
         CorruptPayloadError, UnsupportedFormatError: the file is damaged.
     """
-    with CheckpointFile(path, num_threads=num_threads) as file:
+    with open_checkpoint(path, base=base, num_threads=num_threads) as file:
         write_safetensors(target, file.infos, _arrays(file, progress), metadata=file.metadata)
 
 

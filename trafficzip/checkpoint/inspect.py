@@ -9,6 +9,7 @@ import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder
 from trafficzip.checkpoint.coders.delta import Delta
+from trafficzip.checkpoint.open import is_compressed
 from trafficzip.checkpoint.reader import CheckpointFile
 from trafficzip.checkpoint.save import as_source
 from trafficzip.checkpoint.tensors import Array, TensorInfo
@@ -133,15 +134,6 @@ def open_tensors(tensors: Any) -> Any:
     if isinstance(tensors, bytes) or (isinstance(tensors, str | os.PathLike) and is_compressed(tensors)):
         return CheckpointFile(tensors)
     return as_source(tensors)
-
-
-def is_compressed(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file begins as a container does."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(5) == b"\x89TZIP"
-    except (IsADirectoryError, FileNotFoundError):
-        return False
 
 
 def _problem(name: str, problem: str) -> Difference:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trafficzip.checkpoint.reader import CheckpointFile
+from trafficzip.checkpoint.coders.delta import Base
+from trafficzip.checkpoint.open import open_checkpoint
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
 from trafficzip.errors import ConfigError
 
@@ -20,18 +21,20 @@ def load(
     names: Iterable[str] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    base: str | os.PathLike[str] | bytes | Base | None = None,
     num_threads: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Decode tensors of a file, all by default, as PyTorch tensors.
 
-    dtype: what floating point tensors are converted to; as stored by default.
+    dtype: what floating point tensors are converted to; as stored by default.  base: what the file was compressed
+    against, if it was.
 
     Raises:
         ConfigError: there is no such file, or a dtype that this PyTorch lacks.
         CorruptPayloadError, UnsupportedFormatError: the file is damaged, or no checkpoint.
         KeyError: there is no tensor of a name.
     """
-    with CheckpointFile(path, num_threads=num_threads) as file:
+    with open_checkpoint(path, base=base, num_threads=num_threads) as file:
         if torch.device(device).type == "cpu" and dtype is None:
             return {name: _tensor(array, name) for name, array in file.read_many(names).items()}
         wanted = file if names is None else names
@@ -43,6 +46,7 @@ def load_into(
     path: str | os.PathLike[str] | bytes,
     *,
     strict: bool = True,
+    base: str | os.PathLike[str] | bytes | Base | None = None,
     num_threads: int | None = None,
 ) -> tuple[list[str], list[str]]:
     """Decode a file into the parameters and buffers of a module, in place where it is on the CPU.
@@ -50,13 +54,14 @@ def load_into(
     Elsewhere, and where dtypes differ, one tensor at a time is decoded and copied. Nothing is written unless names and
     shapes fit; a record that is damaged may leave some tensors written.
 
-    strict: whether names must be the same.  Returns: names that the file lacks, and names that the module lacks.
+    strict: whether names must be the same.  base: what the file was compressed against, if it was.
+    Returns: names that the file lacks, and names that the module lacks.
 
     Raises:
         ConfigError: names or shapes do not fit, or a tensor of the module has no memory.
         CorruptPayloadError, UnsupportedFormatError: the file is damaged, or no checkpoint.
     """
-    with CheckpointFile(path, num_threads=num_threads) as file:
+    with open_checkpoint(path, base=base, num_threads=num_threads) as file:
         state = _tensors_of(module)
         missing, unexpected = [n for n in state if n not in file], [n for n in file if n not in state]
         if strict and (missing or unexpected):

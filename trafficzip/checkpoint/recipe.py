@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from trafficzip.checkpoint.coders.base import Coder
 from trafficzip.checkpoint.coders.cast import Cast
 from trafficzip.checkpoint.coders.planes import Planes
+from trafficzip.checkpoint.coders.ternary import Ternary
 from trafficzip.checkpoint.tensors import TensorInfo
 from trafficzip.checkpoint.trellis.coder import Trellis
 from trafficzip.errors import ConfigError
@@ -124,4 +125,5 @@ RECIPES: dict[str, Recipe] = {
     "balanced": _trellis(4.0, vector_bits=9),
     "small": _trellis(3.0),
     "tiny": _trellis(2.0),
+    "ternary": Recipe(rules=weights_and_rest([Ternary(), Ternary()], Cast(mantissa_bits=7))),
 }

@@ -12,6 +12,7 @@ from trafficzip.checkpoint.allocate import Allocation, allocate
 from trafficzip.checkpoint.calibrate import Gram, round_to_data
 from trafficzip.checkpoint.coders.delta import Base, Delta
 from trafficzip.checkpoint.estimate import Estimate, estimate
+from trafficzip.checkpoint.open import open_base
 from trafficzip.checkpoint.recipe import RECIPES, Recipe
 from trafficzip.checkpoint.sinks import atomic_file
 from trafficzip.checkpoint.sources import MemorySource, open_source
@@ -50,7 +51,7 @@ def save(
     weights: Mapping[str, float] | None = None,
     grams: Mapping[str, Gram] | None = None,
     allocation: Allocation | None = None,
-    base: Base | None = None,
+    base: str | os.PathLike[str] | Base | None = None,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Saved:
@@ -62,7 +63,7 @@ def save(
     grams: by name of a weight [out, in, ...], the Gram matrix [in, in] of its inputs, to which it is rounded
     (`collect_grams`); such a file is 1 to 3 % larger than the target in bits, and as much better.
     allocation: steps that were chosen before, as by `allocate_for_accuracy`, instead of those for the recipe's target.
-    base: an earlier checkpoint (`open_tensors`), to store differences from it where that is smaller; it is needed to
+    base: an earlier checkpoint, compressed or not, to store differences from it where that is smaller; it is needed to
     load the file, which gives the same tensors as without it.
     The same tensors and recipe give the same bytes, whatever num_threads is (default: one per CPU).
 
@@ -72,6 +73,7 @@ def save(
     recipe = recipe_of(recipe)
     num_threads = num_threads or os.cpu_count() or 1
     with as_source(tensors) as source:
+        earlier = open_base(base)
         text = source.metadata if metadata is None else metadata
         if allocation is None:
             allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
@@ -79,8 +81,8 @@ def save(
             rounded, assignments = source, allocation.assignments
             if grams:
                 rounded, assignments = round_to_data(source, assignments, grams, num_threads)
-            if base is not None:
-                assignments = tuple(replace(a, coder=Delta(inner=a.coder, base=base)) for a in assignments)
+            if earlier is not None:
+                assignments = tuple(replace(a, coder=Delta(inner=a.coder, base=earlier)) for a in assignments)
             try:
                 with _sink(target, limited=recipe.size is not None) as file:
                     size = write_checkpoint(

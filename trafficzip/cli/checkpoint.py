@@ -20,6 +20,7 @@ _WIDTH = 120  # of tables where the output is no terminal
 Input = Annotated[Path, typer.Argument(help="safetensors, PyTorch, NumPy, GGUF or ONNX file, or a folder.")]
 Compressed = Annotated[Path, typer.Argument(help="Compressed checkpoint.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads [default: one per CPU].")]
+BaseFile = Annotated[Path | None, typer.Option("--base", help="Earlier checkpoint that differences are from.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,6 +40,7 @@ def compress(
     evaluate: Annotated[
         str | None, typer.Option(help="module:function of tensors by name that gives a number, more being better.")
     ] = None,
+    base: BaseFile = None,
     keep_non_finite: Annotated[bool, typer.Option(help="Keep tensors with NaN or Inf losslessly.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Report what would happen to each tensor; write nothing.")] = False,
     threads: Threads = None,
@@ -59,8 +61,8 @@ def compress(
             raise ConfigError("no output: expected --output FILE, or --dry-run")
         grams = None if calibrate is None else load_function(calibrate, "--calibrate")()
         if source.is_dir():
-            if grams is not None or max_drop is not None:
-                raise ConfigError("--calibrate and --max-drop are for one file; name the file in the folder")
+            if grams is not None or max_drop is not None or base is not None:
+                raise ConfigError("--calibrate, --max-drop and --base are for one file; name the file in the folder")
             with _bar("compressing") as advance:
                 saved = compress_folder(source, output, chosen, num_threads=threads, progress=advance)
         else:
@@ -69,7 +71,14 @@ def compress(
                 allocation = _for_accuracy(source, chosen, evaluate, max_drop, grams, threads)
             with _bar("compressing") as advance:
                 saved = save(
-                    source, output, chosen, grams=grams, allocation=allocation, num_threads=threads, progress=advance
+                    source,
+                    output,
+                    chosen,
+                    grams=grams,
+                    allocation=allocation,
+                    base=base,
+                    num_threads=threads,
+                    progress=advance,
                 )
         _console().print(summary(saved, output), highlight=False)
 
@@ -77,6 +86,7 @@ def compress(
 def decompress(
     source: Compressed,
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file, or folder for a folder.")],
+    base: BaseFile = None,
     threads: Threads = None,
 ) -> None:
     """Write the tensors of a compressed checkpoint as safetensors."""
@@ -86,7 +96,7 @@ def decompress(
         if source.is_dir():
             decompress_folder(source, output, num_threads=threads, progress=advance)
         else:
-            decompress_file(source, output, num_threads=threads, progress=advance)
+            decompress_file(source, output, base=base, num_threads=threads, progress=advance)
 
 
 def inspect(
@@ -119,11 +129,11 @@ def inspect(
             plot_file(report, plot)
 
 
-def verify(path: Compressed, threads: Threads = None) -> None:
+def verify(path: Compressed, base: BaseFile = None, threads: Threads = None) -> None:
     """Decode everything in a compressed checkpoint and check it."""
-    from trafficzip.checkpoint.reader import CheckpointFile
+    from trafficzip.checkpoint.open import open_checkpoint
 
-    with _failing(), CheckpointFile(path, num_threads=threads) as file:
+    with _failing(), open_checkpoint(path, base=base, num_threads=threads) as file:
         file.verify()
         _console().print(f"{path}: {len(file)} tensors, {file.size} bytes, all sound", highlight=False)
 

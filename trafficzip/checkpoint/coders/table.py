@@ -4,13 +4,19 @@ from dataclasses import fields
 from typing import Any
 
 from trafficzip.checkpoint.coders.base import Coder
+from trafficzip.checkpoint.coders.blockwise import Blockwise
 from trafficzip.checkpoint.coders.cast import Cast
+from trafficzip.checkpoint.coders.codebook import Codebook
 from trafficzip.checkpoint.coders.delta import Delta
+from trafficzip.checkpoint.coders.general import General
 from trafficzip.checkpoint.coders.planes import Planes
+from trafficzip.checkpoint.coders.ternary import Ternary
 from trafficzip.checkpoint.trellis.coder import Trellis
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
 
-CODERS: dict[str, type[Coder]] = {coder.kind: coder for coder in (Trellis, Planes, Cast)}
+CODERS: dict[str, type[Coder]] = {
+    coder.kind: coder for coder in (Trellis, Planes, Cast, Blockwise, Ternary, Codebook, General)
+}
 
 
 def make_coder(entry: dict[str, Any]) -> Coder:
