@@ -22,7 +22,20 @@ def test_missing_extra_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert "needs typer: pip install 'trafficzip[demo]'" in capsys.readouterr().err
+    assert "needs typer: pip install 'trafficzip[checkpoint]'" in capsys.readouterr().err
+
+
+def test_commands_for_checkpoints_need_nothing_of_the_demo(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("matplotlib", "sklearn") else True)
+    monkeypatch.setattr(sys, "argv", ["trafficzip", "compress", "--help"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    monkeypatch.setattr(sys, "argv", ["trafficzip", "demo"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert "needs matplotlib, sklearn: pip install 'trafficzip[demo]'" in capsys.readouterr().err
 
 
 def test_starting_the_command_imports_no_torch():

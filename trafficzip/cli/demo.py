@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from trafficzip.cli import require
 from trafficzip.cli.progress import show_progress
 from trafficzip.demo.launch import launch
 from trafficzip.demo.settings import COMPRESSORS, EXCHANGES, RECIPES, Settings
@@ -40,6 +41,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.json, demo.png and demo.log.")] = Path("trafficzip-demo"),
 ) -> None:
     """Train a small network twice with local workers, dense and compressed, and compare accuracy and traffic."""
+    require("matplotlib", "sklearn", extra="demo")  # now, not after the training
     try:
         settings = Settings(
             data=data,
