@@ -7,27 +7,11 @@ Prints each figure beside its bar, appends them to results/, and exits 0 only wh
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from benchmarks.checkpoint.bars import CHECKPOINT
+from benchmarks.figure import Figure
 from benchmarks.harness import write_rows
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure and what it must be."""
-
-    what: str
-    value: float
-    bar: float
-    at_most: bool = True
-
-    @property
-    def holds(self) -> bool:
-        return self.value <= self.bar if self.at_most else self.value >= self.bar
-
-    def __str__(self) -> str:
-        sign = "<=" if self.at_most else ">="
-        return f"{'ok  ' if self.holds else 'MISS'}  {self.what}: {self.value:.4g}  (bar {sign} {self.bar:g})"
 
 
 def traffic_1() -> list[Figure]:
@@ -258,6 +242,7 @@ BARS: dict[str, Callable[[], list[Figure]]] = {
         cluster_6,
         cluster_7,
         cluster_8,
+        *CHECKPOINT,
     )
 }
 
