@@ -16,6 +16,7 @@ from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.wire.cursor import Bytes
 
 _LEVELS = {"zstd": 22, "bz2": 9}  # codecs, and their highest levels
+_LEAST_WINDOW = 1 << 10  # of zstd: smaller windows cannot be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,11 @@ def _unpack_zstd(zstd: ModuleType, data: bytes, size: int, what: str) -> bytes:
     """Decompress one frame that says that it has `size` bytes; only then it is allowed to allocate them."""
     try:
         frame = zstd.get_frame_parameters(data)
-        if frame.content_size != size or frame.dict_id or frame.window_size > max(size, 1 << 10):
-            raise CorruptPayloadError(f"{what}: zstd frame of {frame.content_size} bytes, expected {size}")
+        if frame.content_size != size or frame.window_size > max(size, _LEAST_WINDOW) or frame.dict_id:
+            raise CorruptPayloadError(
+                f"{what}: zstd frame of {frame.content_size} bytes, window {frame.window_size}, dictionary "
+                f"{frame.dict_id}: expected {size} bytes, no larger window, no dictionary"
+            )
         found: bytes = zstd.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstd.ZstdError as error:
         raise CorruptPayloadError(f"{what}: is no zstd frame: {error}") from error
