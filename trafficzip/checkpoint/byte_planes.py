@@ -66,7 +66,7 @@ def unpack_planes(record: Bytes, outs: Sequence[Array], dtype: str, describe: De
     size = sum(view.size for view in views)
     data = record.view()
     data.flags.writeable = False  # kernels are compiled for this type
-    reader = Reader(data, what=f"record of {describe()}")
+    reader = Reader(data, what=lambda: f"record of {describe()}")
     heads = _read_heads(reader, layout.dtype.itemsize, size)
     whole = len(views) == 1 and views[0].flags.aligned and views[0].flags.c_contiguous  # kernels are compiled for these
     values = views[0] if whole else np.empty(size, layout.dtype)

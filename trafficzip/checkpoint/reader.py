@@ -224,7 +224,7 @@ class CheckpointFile(Mapping[str, Array]):
                 dtype = DTYPES[records.entries[segment.tensor].info.dtype]
                 outs.append(np.empty(segment.stop - segment.start, dtype))
 
-        def what() -> str:
+        def what() -> str:  # called for errors only
             return describe([entry.stored for entry in records.entries], piece)
 
         record = self._container.record(records.first + place, what)

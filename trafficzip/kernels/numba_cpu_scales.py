@@ -55,14 +55,21 @@ def fill_classes(
     rows: int16 [rows].  columns: int16 [columns].  classes: uint8 [n], written.
     """
     width = columns.size
+    low, high = columns.min(), columns.max()
     row, column = start // width, start % width
     at = 0
     while at < classes.size:
-        stop = min(width, column + classes.size - at)
-        offset = rows[row]
-        for j in range(column, stop):
-            classes[at + j - column] = min(max(offset + columns[j], 0), last_class)
-        at += stop - column
+        count = min(width - column, classes.size - at)
+        part, own, offset = classes[at : at + count], columns[column : column + count], np.int64(rows[row])
+        if low == high:
+            part[:] = min(max(offset + low, 0), last_class)
+        elif offset + low >= 0 and offset + high <= last_class:
+            for j in range(count):  # modulo 256: whole vectors of bytes
+                part[j] = np.uint8(np.uint8(offset) + np.uint8(own[j]))
+        else:
+            for j in range(count):
+                part[j] = min(max(offset + own[j], 0), last_class)
+        at += count
         row, column = row + 1, 0
 
 

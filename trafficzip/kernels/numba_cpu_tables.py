@@ -17,6 +17,8 @@ from trafficzip.kernels.reference_trellis import NUM_LANES
 
 _MASK = np.uint32(TABLE_SIZE - 1)
 _ONE = np.uint32(1)
+_UNION = np.uint32(TABLE_SIZE)  # the bit of a turn that chooses the table
+_PLACE = np.uint32(TABLE_SIZE - 1) & ~_ONE
 
 
 @jit
@@ -118,7 +120,7 @@ def decoding_tables(frequencies: NDArray[np.uint16], low_bits: NDArray[np.uint8]
                 frequency = np.int64(frequencies[kind, union, symbol])
                 for slot in range(frequency):
                     entries[at + slot] = np.uint32(
-                        ((level & 1) << 31) | ((frequency - 1) << 20) | (slot << 9) | (number & 511)
+                        ((number & 511) << 23) | (frequency << 12) | (slot << 1) | (level & 1)
                     )
                 at += frequency
     return entries
@@ -127,7 +129,7 @@ def decoding_tables(frequencies: NDArray[np.uint16], low_bits: NDArray[np.uint8]
 @jit
 def _advance(entry: Any, x: Any, words: NDArray[np.uint16], at: Any) -> tuple[Any, Any]:
     """Give the next state of a lane and the next place in the words."""
-    x = (((entry >> np.uint32(20)) & _MASK) + _ONE) * (x >> np.uint32(TABLE_BITS)) + ((entry >> np.uint32(9)) & _MASK)
+    x = ((entry >> np.uint32(12)) & _MASK) * (x >> np.uint32(TABLE_BITS)) + ((entry >> _ONE) & _MASK)
     word = np.uint32(words[at])  # read in any case: a load that depends on `low` would be a branch
     low = x < np.uint32(LOWEST_STATE)
     x = (x << np.uint32(16)) | word if low else x
@@ -136,14 +138,22 @@ def _advance(entry: Any, x: Any, words: NDArray[np.uint16], at: Any) -> tuple[An
 
 @jit
 def _one(
-    words: Any, at: Any, entries: Any, kind: Any, x: Any, state: Any, following: Any, step: Any
+    words: Any, at: Any, entries: Any, kind: Any, x: Any, turn: Any, turns: Any, step: Any
 ) -> tuple[Any, Any, Any, Any]:
-    union = state & _ONE
-    entry = entries[(((np.uint32(kind) << _ONE) | union) << np.uint32(TABLE_BITS)) | (x & _MASK)]
+    """Decode one value; turn is an entry of `_turns`."""
+    entry = entries[(np.uint32(kind) << np.uint32(TABLE_BITS + 1)) | (turn & _UNION) | (x & _MASK)]
     x, at = _advance(entry, x, words, at)
-    number = np.int32(entry << np.uint32(23)) >> np.int32(23)
-    state = np.uint32(following[(state << _ONE) | (entry >> np.uint32(31))])
-    return x, state, at, np.float32(number) * step
+    turn = turns[(turn & _PLACE) | (entry & _ONE)]
+    return x, turn, at, np.float32(np.int32(entry) >> np.int32(23)) * step
+
+
+@jit
+def _turns(following: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Give, for a state and a parity, twice the next state, with its union where it chooses a table."""
+    turns = np.empty(following.size, np.uint32)
+    for i in range(following.size):
+        turns[i] = np.uint32(2 * following[i]) | (np.uint32(following[i] & 1) << np.uint32(TABLE_BITS))
+    return turns
 
 
 @jit
@@ -165,20 +175,20 @@ def decode(
     """
     x0, x1, x2, x3, x4, x5, x6, x7 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.uint32(0)
-    at, last, i = 0, words.size - 8, 0
+    at, last, i, turns = 0, words.size - 8, 0, _turns(following)
     for segment in range(ends.size):
         step = steps[segment]
         while i < ends[segment]:
             if at > last:
                 return False
-            x0, s0, at, values[i] = _one(words, at, entries, classes[i], x0, s0, following, step)
-            x1, s1, at, values[i + 1] = _one(words, at, entries, classes[i + 1], x1, s1, following, step)
-            x2, s2, at, values[i + 2] = _one(words, at, entries, classes[i + 2], x2, s2, following, step)
-            x3, s3, at, values[i + 3] = _one(words, at, entries, classes[i + 3], x3, s3, following, step)
-            x4, s4, at, values[i + 4] = _one(words, at, entries, classes[i + 4], x4, s4, following, step)
-            x5, s5, at, values[i + 5] = _one(words, at, entries, classes[i + 5], x5, s5, following, step)
-            x6, s6, at, values[i + 6] = _one(words, at, entries, classes[i + 6], x6, s6, following, step)
-            x7, s7, at, values[i + 7] = _one(words, at, entries, classes[i + 7], x7, s7, following, step)
+            x0, s0, at, values[i] = _one(words, at, entries, classes[i], x0, s0, turns, step)
+            x1, s1, at, values[i + 1] = _one(words, at, entries, classes[i + 1], x1, s1, turns, step)
+            x2, s2, at, values[i + 2] = _one(words, at, entries, classes[i + 2], x2, s2, turns, step)
+            x3, s3, at, values[i + 3] = _one(words, at, entries, classes[i + 3], x3, s3, turns, step)
+            x4, s4, at, values[i + 4] = _one(words, at, entries, classes[i + 4], x4, s4, turns, step)
+            x5, s5, at, values[i + 5] = _one(words, at, entries, classes[i + 5], x5, s5, turns, step)
+            x6, s6, at, values[i + 6] = _one(words, at, entries, classes[i + 6], x6, s6, turns, step)
+            x7, s7, at, values[i + 7] = _one(words, at, entries, classes[i + 7], x7, s7, turns, step)
             i += 8
     low = np.uint32(LOWEST_STATE)
     ended = x0 == low and x1 == low and x2 == low and x3 == low and x4 == low and x5 == low and x6 == low and x7 == low
@@ -198,26 +208,99 @@ def decode_wide(
     following: NDArray[np.uint8],
     values: NDArray[np.float32],
 ) -> bool:
-    """Decode as `decode` does, where classes keep low bits; lows: uint16 [k + 1], with all bits that they keep."""
-    xs, states = lanes.copy(), np.zeros(NUM_LANES, np.uint32)
-    at, last, i, bit = 0, words.size - 8, 0, np.int64(0)
+    """Decode as `decode` does, where classes keep low bits; lows: uint16 [k + 2], with all bits that they keep."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.uint32(0)
+    at, last, i, bit, turns = 0, words.size - 8, 0, np.int64(0), _turns(following)
     for segment in range(ends.size):
         step = steps[segment]
         while i < ends[segment]:
-            if at >= words.size:
+            if at > last:
                 return False
-            kind, state = classes[i], states[i & (NUM_LANES - 1)]
-            union, x = state & _ONE, xs[i & (NUM_LANES - 1)]
-            entry = entries[(((np.uint32(kind) << _ONE) | union) << np.uint32(TABLE_BITS)) | (x & _MASK)]
-            xs[i & (NUM_LANES - 1)], at = _advance(entry, x, words, at)
-            level = np.int32(entry << np.uint32(23)) >> np.int32(23)
-            width = np.int32(low_bits[kind])
-            pair = np.uint32(lows[bit >> 4]) | (np.uint32(lows[(bit >> 4) + 1]) << np.uint32(16)) if width else _ONE
-            low = (pair >> np.uint32(bit & 15)) & ((_ONE << np.uint32(width)) - _ONE)
-            bit += width
-            level = (level << width) | np.int32(low)
-            states[i & (NUM_LANES - 1)] = following[(state << _ONE) | np.uint32(level & np.int32(1))]
-            sign = np.int32(level > 0) - np.int32(level < 0)
-            values[i] = np.float32(2 * level - sign * np.int32(union)) * step
-            i += 1
-    return at == last and (xs == LOWEST_STATE).all()
+            x0, s0, at, bit, values[i] = _one_wide(
+                words, at, entries, classes[i], x0, s0, turns, step, lows, bit, low_bits
+            )
+            x1, s1, at, bit, values[i + 1] = _one_wide(
+                words, at, entries, classes[i + 1], x1, s1, turns, step, lows, bit, low_bits
+            )
+            x2, s2, at, bit, values[i + 2] = _one_wide(
+                words, at, entries, classes[i + 2], x2, s2, turns, step, lows, bit, low_bits
+            )
+            x3, s3, at, bit, values[i + 3] = _one_wide(
+                words, at, entries, classes[i + 3], x3, s3, turns, step, lows, bit, low_bits
+            )
+            x4, s4, at, bit, values[i + 4] = _one_wide(
+                words, at, entries, classes[i + 4], x4, s4, turns, step, lows, bit, low_bits
+            )
+            x5, s5, at, bit, values[i + 5] = _one_wide(
+                words, at, entries, classes[i + 5], x5, s5, turns, step, lows, bit, low_bits
+            )
+            x6, s6, at, bit, values[i + 6] = _one_wide(
+                words, at, entries, classes[i + 6], x6, s6, turns, step, lows, bit, low_bits
+            )
+            x7, s7, at, bit, values[i + 7] = _one_wide(
+                words, at, entries, classes[i + 7], x7, s7, turns, step, lows, bit, low_bits
+            )
+            i += 8
+    low = np.uint32(LOWEST_STATE)
+    ended = x0 == low and x1 == low and x2 == low and x3 == low and x4 == low and x5 == low and x6 == low and x7 == low
+    return at == last and ended
+
+
+@jit
+def patch(
+    patches: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float32],
+    largest: int,
+    values: NDArray[np.float32],
+) -> bool:
+    """Write patched values; False where a patch is out of order or range.
+
+    patches: int32 [p, 2], places and multiples.  ends, steps: as for `decode`.  values: float32 [n].
+    """
+    last, segment = np.int64(-1), 0
+    for i in range(patches.shape[0]):
+        place, multiple = np.int64(patches[i, 0]), np.int64(patches[i, 1])
+        if place <= last or place >= values.size or abs(multiple) > largest:
+            return False
+        while place >= ends[segment]:
+            segment += 1
+        values[place] = np.float32(multiple) * steps[segment]
+        last = place
+    return True
+
+
+@jit
+def count_low_bits(classes: NDArray[np.uint8], low_bits: NDArray[np.uint8]) -> int:
+    """Give how many low bits all values keep."""
+    total = 0
+    for i in range(classes.size):
+        total += low_bits[classes[i]]
+    return total
+
+
+@jit
+def _one_wide(
+    words: Any,
+    at: Any,
+    entries: Any,
+    kind: Any,
+    x: Any,
+    turn: Any,
+    turns: Any,
+    step: Any,
+    lows: Any,
+    bit: Any,
+    low_bits: Any,
+) -> tuple[Any, Any, Any, Any, Any]:
+    entry = entries[(np.uint32(kind) << np.uint32(TABLE_BITS + 1)) | (turn & _UNION) | (x & _MASK)]
+    x, at = _advance(entry, x, words, at)
+    width = np.int32(low_bits[kind])
+    pair = np.uint32(lows[bit >> 4]) | (np.uint32(lows[(bit >> 4) + 1]) << np.uint32(16))
+    low = (pair >> np.uint32(bit & 15)) & ((_ONE << np.uint32(width)) - _ONE)
+    level = ((np.int32(entry) >> np.int32(23)) << width) | np.int32(low)
+    union = np.int32(turn >> np.uint32(TABLE_BITS))
+    turn = turns[(turn & _PLACE) | np.uint32(level & np.int32(1))]
+    sign = np.int32(level > 0) - np.int32(level < 0)
+    return x, turn, at, bit + width, np.float32(2 * level - sign * union) * step

@@ -1,6 +1,7 @@
 """Bounds-checked little-endian reading and writing; the only struct packing in the package."""
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,18 @@ class Reader:
     """Reads fields from uint8 [n], front to back.
 
     Every method raises CorruptPayloadError when fewer bytes are left than it needs; nothing is allocated before that.
+    what: is read, or what says that when there is an error.
     """
 
-    def __init__(self, data: Bytes, *, start: int = 0, what: str = "frame") -> None:
+    def __init__(self, data: Bytes, *, start: int = 0, what: str | Callable[[], str] = "frame") -> None:
         self.data = data
         self.at = start
-        self.what = what
+        self._what = what
+
+    @property
+    def what(self) -> str:
+        """What is read, for errors."""
+        return self._what if isinstance(self._what, str) else self._what()
 
     def take(self, num_bytes: int, field: str) -> Bytes:
         """Give the next bytes as a view."""

@@ -98,7 +98,7 @@ class Blockwise(Coder):
             CorruptPayloadError: the record is no encoding of the piece.
         """
         blocks = cut_blocks(infos, piece, self.block_size)
-        reader = Reader(record, what=f"record of {describe()}")
+        reader = Reader(record, what=lambda: f"record of {describe()}")
         scales = read_scales(reader, blocks.sizes.size, _SCALES, describe).astype(np.float32)
         codes = read_codes(reader, int(blocks.sizes.sum()), self.bits, describe)
         if int(codes.max()) > 2 * self.top:

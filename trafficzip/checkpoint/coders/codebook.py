@@ -69,7 +69,7 @@ class Codebook(Coder):
         books = _read_books(infos, shared, 1 << self.bits)
 
         def decode(piece: Piece, record: Bytes, outs: Sequence[Array], describe: Describe) -> None:
-            reader = Reader(record, what=f"record of {describe()}")
+            reader = Reader(record, what=lambda: f"record of {describe()}")
             codes = read_codes(reader, sum(segment.stop - segment.start for segment in piece), self.bits, describe)
             at = 0
             for segment, out in zip(piece, outs, strict=True):

@@ -88,7 +88,7 @@ class Delta(Coder):
         decode = self.inner.decoder(infos, params, shared)
 
         def undo(piece: Piece, record: Bytes, outs: Sequence[Array], describe: Describe) -> None:
-            reader = Reader(record, what=f"record of {describe()}")
+            reader = Reader(record, what=lambda: f"record of {describe()}")
             (form,) = reader.fields("<B", "form")
             if form == OWN:
                 decode(piece, record[1:], outs, describe)

@@ -100,7 +100,7 @@ class Ternary(Coder):
     ) -> tuple[Blocks, Array, Array]:
         """Give blocks, codes int8 [n] and scales in the dtype of the piece."""
         blocks = cut_blocks(infos, piece, self.block_size)
-        reader = Reader(record, what=f"record of {describe()}")
+        reader = Reader(record, what=lambda: f"record of {describe()}")
         scales = read_scales(reader, blocks.sizes.size, infos[piece[0].tensor].dtype, describe)
         n = int(blocks.sizes.sum())
         coded = reader.take(reader.data.size - reader.at, "codes")

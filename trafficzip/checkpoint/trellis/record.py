@@ -16,6 +16,7 @@ from trafficzip.wire.cursor import Bytes, Reader, pack_u32s
 
 MAX_MULTIPLE = 1 << 17
 _SPARE_WORDS = 8
+_HEAD_BYTES = 36  # number of patches, states
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,48 +66,50 @@ class TableRecords:
         Raises:
             CorruptPayloadError: it is not one encoding of n values.
         """
-        reader = Reader(record, what=f"record of {describe()}")
+        reader = Reader(record, what=lambda: f"record of {describe()}")
         num_patches, *lanes = reader.fields("<9I", "states")
-        patches = reader.take(8 * num_patches, f"{num_patches} patches").tobytes()
+        if num_patches > (record.size - _HEAD_BYTES) // 8:
+            raise CorruptPayloadError(f"record of {describe()}: {record.size} bytes cannot hold {num_patches} patches")
+        patches = reader.take(8 * num_patches, "patches")
         after, start = following(self.num_states), np.array(lanes, np.uint32)
         classes, ends, steps = self.layout.classes(piece), self.layout.ends(piece), self.layout.piece_steps(piece)
-        low_bits = self.low_bits
-        if low_bits[classes.max()]:  # they grow with the class
-            num_bits = int(low_bits[classes].sum(dtype=np.int64))
-            lows = _words(reader.take((num_bits + 15) // 16 * 2, "low bits"), 1)
-            words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+        low_bits, num_lows = self.low_bits, 0
+        wide = bool(low_bits[-1]) and bool(low_bits[classes.max()])  # they grow with the class
+        if wide:
+            num_lows = (int(kernels.count_low_bits(classes, low_bits)) + 15) // 16
+        if record.size % 2 or record.size - reader.at < 2 * num_lows:
+            raise CorruptPayloadError(
+                f"record of {describe()}: {record.size} bytes, expected an even number, {2 * num_lows} for low bits"
+            )
+        lows = _words(reader.take(2 * num_lows, "low bits"), 2)
+        words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
+        if wide:
             entries = self.wide_entries
             found = kernels.decode_wide(words, start, lows, entries, classes, low_bits, ends, steps, after, values)
         else:
-            words = _words(reader.take(record.size - reader.at, "words"), _SPARE_WORDS)
             found = kernels.decode(words, start, self.entries, classes, ends, steps, after, values)
-        if not found or record.size % 2:
+        if not found:
             raise CorruptPayloadError(
                 f"record of {describe()}: {record.size} bytes are not one encoding of {values.size} values"
             )
-        if num_patches:
-            _patch(np.frombuffer(patches, "<i4").reshape(-1, 2), ends, steps, values, describe)
+        if num_patches and not kernels.patch(_integers(patches), ends, steps, MAX_MULTIPLE, values):
+            raise CorruptPayloadError(f"record of {describe()}: patches out of order or range")
+
+
+def _integers(data: Bytes) -> NDArray[np.int32]:
+    """Copy little-endian pairs of integers."""
+    pairs = np.empty((data.size // 8, 2), "<i4")
+    pairs.reshape(-1).view(np.uint8)[...] = data
+    return pairs
 
 
 def _words(data: Bytes, spare: int) -> NDArray[np.uint16]:
     """Copy little-endian words, with some to spare: kernels read ahead."""
-    words = np.zeros(data.size // 2 + spare, np.uint16)
-    words[: data.size // 2] = np.frombuffer(data[: data.size // 2 * 2].tobytes(), "<u2")
+    size = data.size // 2
+    words = np.empty(size + spare, "<u2")
+    words[size:] = 0
+    words[:size].view(np.uint8)[...] = data[: 2 * size]
     return words
-
-
-def _patch(
-    patches: NDArray[np.int32],
-    ends: NDArray[np.int64],
-    steps: NDArray[np.float32],
-    values: NDArray[np.float32],
-    describe: Describe,
-) -> None:
-    places, multiples = patches[:, 0].astype(np.int64), patches[:, 1].astype(np.int64)
-    ordered = (np.diff(places) > 0).all() and places[0] >= 0 and places[-1] < values.size
-    if not ordered or np.abs(multiples).max() > MAX_MULTIPLE:
-        raise CorruptPayloadError(f"record of {describe()}: patches out of order or range")
-    values[places] = multiples.astype(np.float32) * steps[np.searchsorted(ends, places, side="right")]
 
 
 assert NUM_LANES == 8  # lanes in the header of a record

@@ -12,7 +12,7 @@ from trafficzip.kernels.reference_tables import NUM_SYMBOLS, TABLE_BITS, TABLE_S
 
 MAX_CLASSES = 32  # tables of 16 KiB while decoding, of which few are in use
 PATCH_BITS = 64
-_WIDE_CLASS = 16  # classes above keep a low bit for every octave
+_WIDE_CLASS = 20  # classes above keep a low bit for every octave
 _RATE_UNIT = 1 << 12  # rates are multiples of 1/4096 bit, so that libraries' logarithms agree
 Rates = NDArray[np.float32]
 
