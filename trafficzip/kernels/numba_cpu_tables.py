@@ -1,7 +1,7 @@
 """Compiled table coding of trellis levels: eight interleaved states, kept in local variables.
 
-An entry of a decoding table is one uint32: bit 31 the parity of the level, bits 20 to 30 the frequency less one, bits 9
-to 19 the slot less the start of its symbol, bits 0 to 8 a signed number: the multiple of the step, or the symbol where
+An entry of a decoding table is one uint32: bit 0 the parity of the level, bits 1 to 11 the slot less the start of its
+symbol, bits 12 to 22 the frequency, bits 23 to 31 a signed number: the multiple of the step, or the symbol where
 classes keep low bits. `following`, uint8 [2 * states], gives the state after a state and a parity.
 `reference_tables` is the definition.
 """
@@ -17,6 +17,7 @@ from trafficzip.kernels.reference_trellis import NUM_LANES
 
 _MASK = np.uint32(TABLE_SIZE - 1)
 _ONE = np.uint32(1)
+_U0, _U1 = np.uint64(0), np.uint64(1)  # unsigned places need no check for negative ones
 _UNION = np.uint32(TABLE_SIZE)  # the bit of a turn that chooses the table
 _PLACE = np.uint32(TABLE_SIZE - 1) & ~_ONE
 
@@ -133,7 +134,7 @@ def _advance(entry: Any, x: Any, words: NDArray[np.uint16], at: Any) -> tuple[An
     word = np.uint32(words[at])  # read in any case: a load that depends on `low` would be a branch
     low = x < np.uint32(LOWEST_STATE)
     x = (x << np.uint32(16)) | word if low else x
-    return x, at + (1 if low else 0)
+    return x, at + (_U1 if low else _U0)
 
 
 @jit
@@ -175,21 +176,35 @@ def decode(
     """
     x0, x1, x2, x3, x4, x5, x6, x7 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.uint32(0)
-    at, last, i, turns = 0, words.size - 8, 0, _turns(following)
+    at, last, i, turns = _U0, np.uint64(words.size - 8), _U0, _turns(following)
     for segment in range(ends.size):
-        step = steps[segment]
-        while i < ends[segment]:
+        step, end = steps[segment], np.uint64(ends[segment])
+        while i < end:
             if at > last:
                 return False
             x0, s0, at, values[i] = _one(words, at, entries, classes[i], x0, s0, turns, step)
-            x1, s1, at, values[i + 1] = _one(words, at, entries, classes[i + 1], x1, s1, turns, step)
-            x2, s2, at, values[i + 2] = _one(words, at, entries, classes[i + 2], x2, s2, turns, step)
-            x3, s3, at, values[i + 3] = _one(words, at, entries, classes[i + 3], x3, s3, turns, step)
-            x4, s4, at, values[i + 4] = _one(words, at, entries, classes[i + 4], x4, s4, turns, step)
-            x5, s5, at, values[i + 5] = _one(words, at, entries, classes[i + 5], x5, s5, turns, step)
-            x6, s6, at, values[i + 6] = _one(words, at, entries, classes[i + 6], x6, s6, turns, step)
-            x7, s7, at, values[i + 7] = _one(words, at, entries, classes[i + 7], x7, s7, turns, step)
-            i += 8
+            x1, s1, at, values[i + np.uint64(1)] = _one(
+                words, at, entries, classes[i + np.uint64(1)], x1, s1, turns, step
+            )
+            x2, s2, at, values[i + np.uint64(2)] = _one(
+                words, at, entries, classes[i + np.uint64(2)], x2, s2, turns, step
+            )
+            x3, s3, at, values[i + np.uint64(3)] = _one(
+                words, at, entries, classes[i + np.uint64(3)], x3, s3, turns, step
+            )
+            x4, s4, at, values[i + np.uint64(4)] = _one(
+                words, at, entries, classes[i + np.uint64(4)], x4, s4, turns, step
+            )
+            x5, s5, at, values[i + np.uint64(5)] = _one(
+                words, at, entries, classes[i + np.uint64(5)], x5, s5, turns, step
+            )
+            x6, s6, at, values[i + np.uint64(6)] = _one(
+                words, at, entries, classes[i + np.uint64(6)], x6, s6, turns, step
+            )
+            x7, s7, at, values[i + np.uint64(7)] = _one(
+                words, at, entries, classes[i + np.uint64(7)], x7, s7, turns, step
+            )
+            i += np.uint64(8)
     low = np.uint32(LOWEST_STATE)
     ended = x0 == low and x1 == low and x2 == low and x3 == low and x4 == low and x5 == low and x6 == low and x7 == low
     return at == last and ended
@@ -211,37 +226,37 @@ def decode_wide(
     """Decode as `decode` does, where classes keep low bits; lows: uint16 [k + 2], with all bits that they keep."""
     x0, x1, x2, x3, x4, x5, x6, x7 = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7]
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.uint32(0)
-    at, last, i, bit, turns = 0, words.size - 8, 0, np.int64(0), _turns(following)
+    at, last, i, bit, turns = _U0, np.uint64(words.size - 8), _U0, _U0, _turns(following)
     for segment in range(ends.size):
-        step = steps[segment]
-        while i < ends[segment]:
+        step, end = steps[segment], np.uint64(ends[segment])
+        while i < end:
             if at > last:
                 return False
             x0, s0, at, bit, values[i] = _one_wide(
                 words, at, entries, classes[i], x0, s0, turns, step, lows, bit, low_bits
             )
-            x1, s1, at, bit, values[i + 1] = _one_wide(
-                words, at, entries, classes[i + 1], x1, s1, turns, step, lows, bit, low_bits
+            x1, s1, at, bit, values[i + np.uint64(1)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(1)], x1, s1, turns, step, lows, bit, low_bits
             )
-            x2, s2, at, bit, values[i + 2] = _one_wide(
-                words, at, entries, classes[i + 2], x2, s2, turns, step, lows, bit, low_bits
+            x2, s2, at, bit, values[i + np.uint64(2)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(2)], x2, s2, turns, step, lows, bit, low_bits
             )
-            x3, s3, at, bit, values[i + 3] = _one_wide(
-                words, at, entries, classes[i + 3], x3, s3, turns, step, lows, bit, low_bits
+            x3, s3, at, bit, values[i + np.uint64(3)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(3)], x3, s3, turns, step, lows, bit, low_bits
             )
-            x4, s4, at, bit, values[i + 4] = _one_wide(
-                words, at, entries, classes[i + 4], x4, s4, turns, step, lows, bit, low_bits
+            x4, s4, at, bit, values[i + np.uint64(4)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(4)], x4, s4, turns, step, lows, bit, low_bits
             )
-            x5, s5, at, bit, values[i + 5] = _one_wide(
-                words, at, entries, classes[i + 5], x5, s5, turns, step, lows, bit, low_bits
+            x5, s5, at, bit, values[i + np.uint64(5)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(5)], x5, s5, turns, step, lows, bit, low_bits
             )
-            x6, s6, at, bit, values[i + 6] = _one_wide(
-                words, at, entries, classes[i + 6], x6, s6, turns, step, lows, bit, low_bits
+            x6, s6, at, bit, values[i + np.uint64(6)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(6)], x6, s6, turns, step, lows, bit, low_bits
             )
-            x7, s7, at, bit, values[i + 7] = _one_wide(
-                words, at, entries, classes[i + 7], x7, s7, turns, step, lows, bit, low_bits
+            x7, s7, at, bit, values[i + np.uint64(7)] = _one_wide(
+                words, at, entries, classes[i + np.uint64(7)], x7, s7, turns, step, lows, bit, low_bits
             )
-            i += 8
+            i += np.uint64(8)
     low = np.uint32(LOWEST_STATE)
     ended = x0 == low and x1 == low and x2 == low and x3 == low and x4 == low and x5 == low and x6 == low and x7 == low
     return at == last and ended
@@ -297,10 +312,10 @@ def _one_wide(
     entry = entries[(np.uint32(kind) << np.uint32(TABLE_BITS + 1)) | (turn & _UNION) | (x & _MASK)]
     x, at = _advance(entry, x, words, at)
     width = np.int32(low_bits[kind])
-    pair = np.uint32(lows[bit >> 4]) | (np.uint32(lows[(bit >> 4) + 1]) << np.uint32(16))
-    low = (pair >> np.uint32(bit & 15)) & ((_ONE << np.uint32(width)) - _ONE)
+    pair = np.uint32(lows[bit >> np.uint64(4)]) | (np.uint32(lows[(bit >> np.uint64(4)) + _U1]) << np.uint32(16))
+    low = (pair >> np.uint32(bit & np.uint64(15))) & ((_ONE << np.uint32(width)) - _ONE)
     level = ((np.int32(entry) >> np.int32(23)) << width) | np.int32(low)
     union = np.int32(turn >> np.uint32(TABLE_BITS))
     turn = turns[(turn & _PLACE) | np.uint32(level & np.int32(1))]
     sign = np.int32(level > 0) - np.int32(level < 0)
-    return x, turn, at, bit + width, np.float32(2 * level - sign * union) * step
+    return x, turn, at, bit + np.uint64(width), np.float32(2 * level - sign * union) * step
