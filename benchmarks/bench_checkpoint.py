@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.checkpoint.curves import draw, print_table
 from benchmarks.checkpoint.models import MODELS, load_model
-from benchmarks.checkpoint.outcome import Outcome
 from benchmarks.checkpoint.ours import BITS, recipe_for, trafficzip_file
+from benchmarks.checkpoint.outcome import Outcome
 from benchmarks.checkpoint.quality import calibration_inputs
 from benchmarks.harness import write_rows
 

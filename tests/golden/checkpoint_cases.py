@@ -107,4 +107,4 @@ if __name__ == "__main__":
         path = FOLDER / f"v{VERSION}_{wanted}.tzip"
         with path.open("xb") as file:
             file.write(write_case(wanted))
-        print(f'    "{path.stem}": "{decoded_hash(path.read_bytes())}",')
+        sys.stdout.write(f'    "{path.stem}": "{decoded_hash(path.read_bytes())}",\n')
