@@ -48,3 +48,44 @@ def float_from_bits(_typing_context: Any, _value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), generate
+
+
+@_intrinsic
+def add_compare_select(
+    _typing_context: Any,
+    _costs: Any,
+    _first: Any,
+    _second: Any,
+    _gaps: Any,
+    _one: Any,
+    _two: Any,
+    _now: Any,
+    _place: Any,
+) -> Any:
+    """Set now[place + l] = min(costs[first + l] + gaps[one + l], costs[second + l] + gaps[two + l]), l = 0..7.
+
+    costs, gaps, now: float32, one-dimensional and contiguous.  Returns: uint8, bit l set where the second is less.
+    Eight lanes are one vector; LLVM splits it where a machine's vectors are shorter. (Inside compiled code only.)
+    """
+    array, place = types.Array(types.float32, 1, "C"), types.int64
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        costs, first, second, gaps, one, two, now, at = arguments
+        vector = ir.VectorType(ir.FloatType(), 8)
+
+        def pointer(owner: Any, index: Any) -> Any:
+            data = context.make_array(array)(context, builder, owner).data
+            return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+        def load(owner: Any, index: Any) -> Any:
+            return builder.load(pointer(owner, index), align=4)
+
+        a = builder.fadd(load(gaps, one), load(costs, first))
+        b = builder.fadd(load(gaps, two), load(costs, second))
+        less = builder.fcmp_ordered("<", b, a)
+        builder.store(builder.select(less, b, a), pointer(now, at), align=4)
+        return builder.bitcast(less, ir.IntType(8))
+
+    return types.uint8(array, place, place, array, place, place, array, place), generate

@@ -1,13 +1,13 @@
 """Compiled trellis-coded quantization: eight trellises side by side, one in each lane of a vector.
 
-The search keeps costs as [state, lane], so that every operation on a lane is one on a whole vector, for any trellis.
+The search keeps costs as [state, lane], flat, so that every operation on a lane is one on a vector, for any trellis.
 `reference_trellis` is the definition.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficzip.kernels.numba_cpu_jit import jit
+from trafficzip.kernels.numba_cpu_jit import add_compare_select, jit
 from trafficzip.kernels.reference_trellis import NORMAL_STEPS, NUM_LANES, UNREACHED
 
 _QUARTER = np.float32(0.25)
@@ -33,58 +33,74 @@ def quantize(
     num_states = before.shape[0]
     num_steps = (values.size + NUM_LANES - 1) // NUM_LANES
     chosen = np.empty((num_steps, 4, NUM_LANES), np.int16)  # per subset: the better of its two levels
-    taken = np.empty((num_steps, num_states, NUM_LANES), np.uint8)  # per state: which of the two states before it
-    costs = np.full((num_states, NUM_LANES), UNREACHED, np.float32)
+    taken = np.empty((num_steps, num_states), np.uint8)  # per state, a bit per lane: which of the two states before it
+    costs = np.full(num_states * NUM_LANES, UNREACHED, np.float32)
     for lane in range(NUM_LANES):
-        costs[starts[lane], lane] = 0
+        costs[starts[lane] * NUM_LANES + lane] = 0
     now = np.empty_like(costs)
-    gaps = np.empty((4, NUM_LANES), np.float32)
+    gaps = np.empty(4 * NUM_LANES, np.float32)
+    first, second = before[:, 0, 0] * NUM_LANES, before[:, 1, 0] * NUM_LANES
+    one = (2 * (before[:, 0, 0] & 1) + before[:, 0, 1]) * NUM_LANES
+    two = (2 * (before[:, 1, 0] & 1) + before[:, 1, 1]) * NUM_LANES
+    flat, num_levels, num_rates = rates.ravel(), np.uint64(rates.shape[2]), np.uint64(2 * rates.shape[2])
     for t in range(num_steps):
         for lane in range(min(NUM_LANES, values.size - t * NUM_LANES)):
             i = t * NUM_LANES + lane
-            magnitude = abs(values[i] * inverse_step)
+            magnitude, own = abs(values[i] * inverse_step), np.uint64(classes[i]) * num_rates
             for subset in range(4):
-                gaps[subset, lane], chosen[t, subset, lane] = _nearer(magnitude, subset, slope, rates[classes[i]])
+                place = subset * NUM_LANES + lane
+                gaps[place], chosen[t, subset, lane] = _nearer(magnitude, subset, slope, flat, own, num_levels)
         for state in range(num_states):
-            first, second = before[state, 0, 0], before[state, 1, 0]
-            one = 2 * (first & 1) + before[state, 0, 1]
-            two = 2 * (second & 1) + before[state, 1, 1]
-            for lane in range(NUM_LANES):
-                a = gaps[one, lane] + costs[first, lane]
-                b = gaps[two, lane] + costs[second, lane]
-                now[state, lane] = min(a, b)
-                taken[t, state, lane] = b < a
+            taken[t, state] = add_compare_select(
+                costs, first[state], second[state], gaps, one[state], two[state], now, state * NUM_LANES
+            )
         if t % NORMAL_STEPS == NORMAL_STEPS - 1:
-            for lane in range(NUM_LANES):
-                lowest = now[:, lane].min()
-                for state in range(num_states):
-                    now[state, lane] -= lowest
+            _normalize(now)
         costs, now = now, costs
         if (t + 1) * NUM_LANES > values.size:  # lanes that have ended keep their costs
             for lane in range(values.size - t * NUM_LANES, NUM_LANES):
-                costs[:, lane] = now[:, lane]
+                costs[lane::NUM_LANES] = now[lane::NUM_LANES]
     return _trace(values, chosen, taken, costs, before)
 
 
 @jit
+def _normalize(costs: NDArray[np.float32]) -> None:
+    """Take the lowest cost of each lane off all of its costs."""
+    for lane in range(NUM_LANES):
+        lowest = costs[lane]
+        for place in range(lane, costs.size, NUM_LANES):
+            lowest = min(lowest, costs[place])
+        for place in range(lane, costs.size, NUM_LANES):
+            costs[place] -= lowest
+
+
+@jit
 def _nearer(
-    magnitude: np.float32, subset: int, slope: np.float32, rates: NDArray[np.float32]
+    magnitude: np.float32,
+    subset: int,
+    slope: np.float32,
+    rates: NDArray[np.float32],
+    own: np.uint64,
+    num_levels: np.uint64,
 ) -> tuple[np.float32, np.int16]:
-    """Give the cost of the better of the two levels of a subset around a magnitude, and that level."""
+    """Give the cost of the better of the two levels of a subset around a magnitude, and that level.
+
+    rates: float32 [classes * 2 * levels], of which those of the class begin at `own`; unsigned places are not checked.
+    """
     union, parity = subset >> 1, subset & 1
     shift = np.float32(2 * parity - union)  # subsets are 4 m + shift, but 0 in place of -1
-    step = np.int64((magnitude - shift) * _QUARTER) if magnitude > shift else 0
+    step = np.int32((magnitude - shift) * _QUARTER) if magnitude > shift else np.int32(0)
     lower = np.float32(4 * step) + shift
     if lower < 0:
         lower = np.float32(0)
     upper = np.float32(4 * step + 4) + shift
-    level = 2 * step + parity
-    last = rates.shape[1] - 1
+    level = np.uint64(2 * step + parity)
+    place, last = own + np.uint64(union) * num_levels, num_levels - np.uint64(1)
     below, above = magnitude - lower, magnitude - upper
-    low_cost = below * below + slope * rates[union, min(level, last)]
-    high_cost = above * above + slope * rates[union, min(level + 2, last)]
+    low_cost = below * below + slope * rates[place + min(level, last)]
+    high_cost = above * above + slope * rates[place + min(level + np.uint64(2), last)]
     if high_cost < low_cost:
-        return high_cost, np.int16(level + 2)
+        return high_cost, np.int16(level + np.uint64(2))
     return low_cost, np.int16(level)
 
 
@@ -98,9 +114,9 @@ def _trace(
 ) -> NDArray[np.int16]:
     levels = np.zeros(values.size, np.int16)
     for lane in range(min(NUM_LANES, values.size)):
-        state = np.int64(costs[:, lane].argmin())
+        state = np.int64(costs[lane::NUM_LANES].argmin())
         for t in range((values.size - lane - 1) // NUM_LANES, -1, -1):
-            which = np.int64(taken[t, state, lane])
+            which = np.int64(taken[t, state] >> lane) & 1
             earlier, parity = before[state, which, 0], before[state, which, 1]
             level = chosen[t, 2 * (earlier & 1) + parity, lane]
             levels[t * NUM_LANES + lane] = -level if values[t * NUM_LANES + lane] < 0 else level
