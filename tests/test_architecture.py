@@ -33,6 +33,8 @@ OWNERS = {  # these packages are imported in these places only
     "gguf": "checkpoint/sources",
     "onnx": "checkpoint/sources",
     "ml_dtypes": "checkpoint/tensors",
+    "isal": "wire/checksum",
+    "zstandard": "checkpoint/coders/general",
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(ROOT.rglob("*.py"))

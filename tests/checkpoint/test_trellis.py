@@ -57,7 +57,7 @@ def weights(*shape, seed=0, scale=1.0):
 
 
 @pytest.mark.parametrize("context", [False, True])
-@pytest.mark.parametrize("num_states", [1, 8, 64])
+@pytest.mark.parametrize("num_states", [1, 8, 64, 256])
 def test_decoded_values_are_what_the_levels_mean(context, num_states):
     arrays = {"conv": weights(6, 5, 3, 3), "fc": weights(7, 11, seed=1), "odd": weights(13, seed=2)}
     coder = Trellis(num_states=num_states, context=context)
@@ -186,7 +186,7 @@ def test_integers_cannot_be_quantized():
         Trellis().check(TensorInfo("steps", "int64", (3,)))
 
 
-@pytest.mark.parametrize("field", [{"num_states": 7}, {"num_states": 256}, {"slope": -1.0}, {"passes": 9}])
+@pytest.mark.parametrize("field", [{"num_states": 7}, {"num_states": 128}, {"slope": -1.0}, {"passes": 9}])
 def test_wrong_fields_are_refused(field):
     with pytest.raises(ConfigError, match=next(iter(field))):
         Trellis(**field)

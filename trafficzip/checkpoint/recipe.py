@@ -114,14 +114,14 @@ def weights_and_rest(quantize: Sequence[Coder], vectors: Coder) -> tuple[Rule, .
     return (*weights, Rule(coder=vectors, dtypes=("float",)), Rule(coder=Planes()))
 
 
-def _trellis(bits: float, *, vector_bits: int = 7, num_states: int = 64) -> Recipe:
+def _trellis(bits: float, *, vector_bits: int = 7, num_states: int = 256) -> Recipe:
     coders = [Trellis(num_states=num_states, context=context) for context in (True, False)]
     return Recipe(rules=weights_and_rest(coders, Cast(mantissa_bits=vector_bits)), bits=bits)
 
 
 RECIPES: dict[str, Recipe] = {
     "lossless": Recipe(rules=(Rule(coder=Planes()),)),
-    "near-lossless": _trellis(8.0, vector_bits=15),
+    "near-lossless": _trellis(8.0, vector_bits=15, num_states=64),
     "balanced": _trellis(4.0, vector_bits=9),
     "small": _trellis(3.0),
     "tiny": _trellis(2.0),

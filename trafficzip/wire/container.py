@@ -5,13 +5,13 @@ Records come first and the header last, so a file can be written to a pipe; a re
 
 import bz2
 import json
-import zlib
 from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
 
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
+from trafficzip.wire.checksum import crc32
 from trafficzip.wire.cursor import Bytes, Reader, pack_u32s, pack_u64s
 
 PREFIX_BYTES = 16
@@ -52,7 +52,7 @@ class ContainerWriter:
         data = memoryview(record if isinstance(record, bytes) else record.data)
         if len(data) > MAX_RECORD_BYTES:
             raise ConfigError(f"record {self._num_records} has {len(data)} bytes, at most {MAX_RECORD_BYTES} fit")
-        self._index += pack_u32s(len(data), zlib.crc32(data))
+        self._index += pack_u32s(len(data), crc32(data))
         self._write(data)
         self._num_records += 1
         return self._num_records - 1
@@ -74,10 +74,8 @@ class ContainerWriter:
             stored = bytes([_STORED]) + text
         tail = bytes(self._index) + stored
         size = self._written + len(tail) + TRAILER_BYTES
-        trailer = pack_u64s(size) + pack_u32s(
-            len(self._index), len(stored), len(text), self._num_records, zlib.crc32(tail)
-        )
-        self._write(tail + trailer + pack_u32s(zlib.crc32(_PREFIX + trailer)) + _END)
+        trailer = pack_u64s(size) + pack_u32s(len(self._index), len(stored), len(text), self._num_records, crc32(tail))
+        self._write(tail + trailer + pack_u32s(crc32(_PREFIX + trailer)) + _END)
         return size
 
     def _write(self, data: "bytes | memoryview") -> None:
@@ -100,7 +98,7 @@ class ContainerReader:
         index_bytes, stored_bytes, header_bytes, num_records, checksum = _read_trailer(data)
         start = data.size - TRAILER_BYTES - index_bytes - stored_bytes
         tail = data[start : data.size - TRAILER_BYTES]
-        if zlib.crc32(tail.data) != checksum:
+        if crc32(tail.data) != checksum:
             raise CorruptPayloadError(f"header of the container at byte {start}: checksum does not match")
         index = np.frombuffer(tail[:index_bytes].tobytes(), [("size", "<u4"), ("checksum", "<u4")])
         self._sizes, self._checksums = index["size"], index["checksum"]
@@ -137,7 +135,7 @@ class ContainerReader:
             CorruptPayloadError: the checksum does not match.
         """
         view = self._data[self._starts[number] : self._starts[number] + self.record_bytes(number)]
-        if zlib.crc32(view.data) != self._checksums[number]:
+        if crc32(view.data) != self._checksums[number]:
             what = describe()
             raise CorruptPayloadError(
                 f"record {number} at byte {self._starts[number]}{what and f' ({what})'}: checksum does not match"
@@ -180,7 +178,7 @@ def _read_trailer(data: Bytes) -> tuple[int, int, int, int, int]:
     size, index_bytes, stored_bytes, header_bytes, num_records, checksum, own_checksum, end = Reader(
         trailer, what="trailer of the container"
     ).fields(_TRAILER, "trailer")
-    if end != _END or own_checksum != zlib.crc32(data[:PREFIX_BYTES].tobytes() + trailer[:-8].tobytes()):
+    if end != _END or own_checksum != crc32(data[:PREFIX_BYTES].tobytes() + trailer[:-8].tobytes()):
         raise CorruptPayloadError(f"trailer of the container at byte {data.size - TRAILER_BYTES}: damaged or cut off")
     if data[:PREFIX_BYTES].tobytes() != _PREFIX:
         raise UnsupportedFormatError("container: reserved bytes of the prefix are not zero")

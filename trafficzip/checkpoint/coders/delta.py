@@ -1,6 +1,5 @@
 """Tensors as their difference from those of an earlier checkpoint (FORMAT.md section 12)."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -13,6 +12,7 @@ from trafficzip.checkpoint.coders.base import Coder, Decode, Describe, Encoding,
 from trafficzip.checkpoint.pieces import Piece, Segment
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.wire.checksum import crc32
 from trafficzip.wire.cursor import Bytes, Reader, pack_u8s, pack_u32s
 
 OWN, SAME, DIFFERENT = range(3)  # forms of a record: as without a base, as in the base, the difference from it
@@ -198,5 +198,5 @@ def _all(array: Array) -> Any:
 def _checksum(arrays: Sequence[Array]) -> int:
     checksum = 0
     for array in arrays:
-        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, checksum)
+        checksum = crc32(np.ascontiguousarray(array).view(np.uint8).data, checksum)
     return checksum

@@ -45,7 +45,7 @@ MAX_SCALED = 60_000  # steps: levels are int16
 class Trellis(Coder):
     """Quantize by a trellis and code the levels by tables, or by adaptive contexts that see neighbours.
 
-    num_states: 1 (uniform quantization), 4, 8, 16, 32, 64; encoding takes longer with more, decoding does not.
+    num_states: 1 (uniform quantization), 4, 8, 16, 32, 64, 256; encoding takes longer with more, decoding does not.
     context: code by contexts: about a tenth of the speed, 5 to 10 % smaller for small convolutional networks.
     slope: what a bit may cost in squared error, in squared steps.  passes: how often the search fits its rates.
 
@@ -61,8 +61,8 @@ class Trellis(Coder):
     passes: int = 2
 
     def __post_init__(self) -> None:
-        if self.num_states not in POLYNOMIALS or self.num_states > 64:
-            raise ConfigError(f"trellis: num_states is {self.num_states}, expected 1, 4, 8, 16, 32 or 64")
+        if self.num_states not in POLYNOMIALS:
+            raise ConfigError(f"trellis: num_states is {self.num_states}, expected 1, 4, 8, 16, 32, 64 or 256")
         if not 0 <= self.slope <= 16 or not 0 <= self.passes <= 8:
             raise ConfigError(f"trellis: slope {self.slope} or passes {self.passes}: expected 0 to 16, and 0 to 8")
 

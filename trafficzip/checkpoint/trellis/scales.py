@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import frexp, fsum, log2
+from math import fsum, log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,45 +59,57 @@ def fit_scales(values: Matrix, step_index: int) -> Scales:
     values: float32 [rows, columns], finite, not empty.
     """
     means = kernels.row_means(values)
-    whole = np.array([_log2(fsum(means.tolist()) / means.size)], np.int16)
+    whole = np.array([fsum(means.tolist()) / means.size])
     none = np.zeros(1, np.int16)
-    options = [Scales(whole, none)]
+    options = [(_value_bits(whole * values.size, np.array([values.size]), step_index), Scales(_logs(whole), none))]
     if min(values.shape) > 1:
-        rows = _logs(means)
-        options.append(Scales(rows, none))
-        options.append(Scales(none, _logs(kernels.column_means(values, np.ones(values.shape[0])))))
-        options.append(Scales(rows, _logs(kernels.column_means(values, np.exp2(-0.5 * rows)))))
-    return min(options, key=lambda scales: _estimate(scales, values, step_index))
-
-
-def _log2(mean: float) -> int:
-    """Round four times the base-2 logarithm of the root of a mean square, exactly: no library decides a class."""
-    if mean == 0:
-        return -_LARGEST
-    fraction, exponent = frexp(mean)
-    return int(2 * exponent) - sum(fraction < bound for bound in _BOUNDS)
+        height, width = values.shape
+        rows, across = _logs(means), kernels.column_means(values, np.ones(height))
+        columns = _logs(across)
+        options.append((_line_bits(rows, means, width, step_index), Scales(rows, none)))
+        options.append((_line_bits(columns, across, height, step_index), Scales(none, columns)))
+        both = Scales(rows, _logs(kernels.column_means(values, np.exp2(-0.5 * rows))))
+        options.append((_cell_bits(both, values, step_index), both))
+    return min(options, key=lambda option: round(option[0]))[1]
 
 
 def _logs(means: NDArray[np.float64]) -> NDArray[np.int16]:
-    logs = np.array([_log2(mean) for mean in means.tolist()], np.int16)
-    return np.maximum(logs, np.int16(logs.max() - DEPTH))
+    """Round four times the base-2 logarithms of the roots of mean squares, exactly: no library decides a class."""
+    fractions, exponents = np.frexp(means)
+    logs = 2 * exponents - (fractions < _BOUNDS[0]) - (fractions < _BOUNDS[1])
+    known: NDArray[np.int16] = np.where(means == 0, -_LARGEST, logs).astype(np.int16)
+    return np.maximum(known, np.int16(known.max() - DEPTH))
 
 
-def _estimate(scales: Scales, values: Matrix, step_index: int) -> float:
-    """Estimate bits: of the scales, and of Gaussian values of every class at the distortion of the step."""
-    bits = 0.0
-    kinds = []
-    for side, length in zip((scales.rows, scales.columns), values.shape, strict=True):
-        if side.size > 1:
-            _, counts = np.unique(side, return_counts=True)
-            bits += fsum(count * log2(side.size / count) + 6 for count in counts.tolist())
-        lowest = side.astype(np.int64) - int(side.min())
-        kinds.append(np.full(length, lowest[0]) if side.size == 1 else lowest)
-    num_classes = int(kinds[0].max() + kinds[1].max()) + 1
-    sums, totals = np.zeros(num_classes), np.zeros(num_classes, np.int64)
-    kernels.sum_squares(values, kinds[0], kinds[1], sums, totals)
+def _side_bits(scales: NDArray[np.int16]) -> float:
+    """Estimate bits of the scales of one side, at their entropy and a few for each that occurs."""
+    if scales.size == 1:
+        return 0.0
+    _, counts = np.unique(scales, return_counts=True)
+    return fsum(count * log2(scales.size / count) + 6 for count in counts.tolist())
+
+
+def _value_bits(sums: NDArray[np.float64], counts: NDArray[np.int64], step_index: int) -> float:
+    """Estimate bits of Gaussian values of every class, by the sum of their squares, at the distortion of the step."""
     noise = 2.0 ** (2 * step_index / STEPS_PER_OCTAVE) / 4
-    for square, count in zip(sums.tolist(), totals.tolist(), strict=True):
-        if count:
-            bits += count * 0.5 * log2(1 + square / count / noise)
-    return float(round(bits))
+    return fsum(
+        count * 0.5 * log2(1 + square / count / noise)
+        for square, count in zip(sums.tolist(), counts.tolist(), strict=True)
+        if count
+    )
+
+
+def _line_bits(scales: NDArray[np.int16], means: NDArray[np.float64], length: int, step_index: int) -> float:
+    """Estimate bits of a matrix whose rows, or columns, of `length` values have scales and mean squares."""
+    kinds = scales.astype(np.int64) - int(scales.min())
+    sums = np.bincount(kinds, means * length).astype(np.float64)
+    return _side_bits(scales) + _value_bits(sums, np.bincount(kinds) * length, step_index)
+
+
+def _cell_bits(scales: Scales, values: Matrix, step_index: int) -> float:
+    """Estimate bits of a matrix with scales of rows and columns."""
+    rows, columns = (side.astype(np.int64) - int(side.min()) for side in (scales.rows, scales.columns))
+    num_classes = int(rows.max() + columns.max()) + 1
+    sums, counts = np.zeros(num_classes), np.zeros(num_classes, np.int64)
+    kernels.sum_squares(values, rows, columns, sums, counts)
+    return _side_bits(scales.rows) + _side_bits(scales.columns) + _value_bits(sums, counts, step_index)
