@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trafficzip.checkpoint.inspect import inspect
     from trafficzip.checkpoint.load import load, load_into
     from trafficzip.checkpoint.open import open_checkpoint as open
+    from trafficzip.checkpoint.runtime import read_quantized
     from trafficzip.checkpoint.save import save
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "load_into",
     "local_sgd",
     "open",
+    "read_quantized",
     "save",
     "with_multiplier",
 ]
@@ -82,6 +84,7 @@ _CHECKPOINT = {  # imported when first used: what they need is installed by the 
     "load": ("load", "load"),
     "load_into": ("load", "load_into"),
     "open": ("open", "open_checkpoint"),
+    "read_quantized": ("runtime", "read_quantized"),
     "save": ("save", "save"),
 }
 

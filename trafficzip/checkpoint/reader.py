@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from trafficzip.checkpoint.coders.base import Coder, Decode
+from trafficzip.checkpoint.coders.base import Coder, Decode, Describe
 from trafficzip.checkpoint.coders.delta import Base, Delta
 from trafficzip.checkpoint.layout import Entry, Records, describe, place_records, read_header
+from trafficzip.checkpoint.pieces import Piece
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.kernels.threads import run_in_threads
@@ -129,17 +131,25 @@ class CheckpointFile(Mapping[str, Array]):
         for name in self._entries if names is None else names:
             info = self.entry(name).info
             found[name] = np.empty(info.shape, DTYPES[info.dtype]) if outs is None else _checked_out(outs[name], info)
-        jobs = []
-        columns: dict[str, Array] = {}
-        for number, places in enumerate(self._places):
-            flat = {places[name]: self._flat(name, array, columns) for name, array in found.items() if name in places}
-            wanted = sorted({piece for place in flat for piece in self._pieces[number].get(place, ())})
-            jobs += [(number, piece, flat) for piece in wanted]
-        run_in_threads(self._decode_piece, jobs, self._num_threads)
-        for name, values in columns.items():
-            array = found[name]
-            array.reshape(array.shape[0], -1)[...] = values.reshape(-1, array.shape[0]).T
+        self._fill(found)
         return found
+
+    def read_as(self, name: str, dtype: Any) -> Array:
+        """Decode a tensor whose coder computes in another dtype than it is stored in, without the last conversion."""
+        found = {name: np.empty(self.entry(name).info.shape, dtype)}
+        self._fill(found)
+        return found[name]
+
+    def records_of(self, name: str) -> Iterator[tuple[list[TensorInfo], Piece, int, Bytes, Describe]]:
+        """Give a tensor's records: the coder's tensors, the piece, the tensor's place in it, the bytes, and a name."""
+        number = self.entry(name).coder
+        records, place = self._records[number], self._places[number][name]
+        infos = [entry.stored for entry in records.entries]
+        for at in self._pieces[number].get(place, ()):
+            piece = records.pieces[at]
+            what = partial(describe, infos, piece)
+            segment = next(i for i, found in enumerate(piece) if found.tensor == place)
+            yield infos, piece, segment, self._container.record(records.first + at, what), what
 
     def read_rows(self, name: str, start: int, stop: int) -> Array:
         """Decode rows `start` to `stop` of a tensor, along its first axis, and no piece without one of them.
@@ -193,6 +203,19 @@ class CheckpointFile(Mapping[str, Array]):
     def close(self) -> None:
         """Forget the file; arrays given before stay valid, no tensor can be read any more."""
         self._entries = {}
+
+    def _fill(self, found: Mapping[str, Array]) -> None:
+        """Decode tensors into arrays of their shapes."""
+        jobs = []
+        columns: dict[str, Array] = {}
+        for number, places in enumerate(self._places):
+            flat = {places[name]: self._flat(name, array, columns) for name, array in found.items() if name in places}
+            wanted = sorted({piece for place in flat for piece in self._pieces[number].get(place, ())})
+            jobs += [(number, piece, flat) for piece in wanted]
+        run_in_threads(self._decode_piece, jobs, self._num_threads)
+        for name, values in columns.items():
+            array = found[name]
+            array.reshape(array.shape[0], -1)[...] = values.reshape(-1, array.shape[0]).T
 
     def _flat(self, name: str, array: Array, columns: dict[str, Array]) -> Array:
         """Give what a tensor is decoded into: its own memory, or if it is stored by columns, memory beside it."""
