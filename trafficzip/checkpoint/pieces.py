@@ -1,6 +1,6 @@
 """How the tensors of one coder are cut into records: large ones by rows, small ones together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from trafficzip.checkpoint.tensors import TensorInfo
@@ -66,16 +66,24 @@ def count_pieces(infos: Sequence[TensorInfo], at_most: int) -> int:
 def sample_pieces(infos: Sequence[TensorInfo], at_most: int = SAMPLE_PIECES) -> list[tuple[Piece, float]]:
     """Give pieces that stand for all, and how many elements each stands for per element of its own.
 
-    All pieces if they are few; else some of every tensor, if these are few, or some at even distances.
+    All pieces if they are few; else some of every tensor, or if tensors are many, of tensors of every size, or if sizes
+    are many, at even distances.
     """
     every = list(pieces(infos))
     if len(every) <= at_most:
         return [(piece, 1.0) for piece in every]
+    keys: list[Callable[[Piece], int]] = [
+        lambda piece: piece[0].tensor if len(piece) == 1 else -1,
+        lambda piece: infos[piece[0].tensor].num_elements if len(piece) == 1 else -1,
+        lambda _: 0,
+    ]
     groups: dict[int, list[Piece]] = {}
-    for piece in every:
-        groups.setdefault(piece[0].tensor if len(piece) == 1 else -1, []).append(piece)
-    if 2 * len(groups) > at_most:
-        groups = {0: every}
+    for key in keys:
+        groups = {}
+        for piece in every:
+            groups.setdefault(key(piece), []).append(piece)
+        if 2 * len(groups) <= at_most:
+            break
     spare = at_most - len(groups)
     sample = []
     for group in groups.values():
