@@ -27,7 +27,7 @@ class Blocks(nn.Module):
         return self.blocks(inputs)
 
 
-def test_python_blocks_run():
+def test_python_blocks_run(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,11 @@ def test_python_blocks_run():
                     "optimizer": torch.optim.SGD(network.parameters(), 0.1),
                     "batches": [torch.ones(1, 3)],
                 }
+                monkeypatch.chdir(folder)
                 exec(block, names)
+                if "ddp" not in block and "fsdp" not in block and "local_sgd" not in block:
+                    assert names["tensors"].keys() == network.state_dict().keys()
+                    continue
                 names["model"](torch.ones(1, 3)).sum().backward()
                 handle = names.get("compression") or names["local"]
                 assert handle.stats().steps == 1 if "ddp.register" in block else handle.stats()

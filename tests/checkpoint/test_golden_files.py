@@ -1,8 +1,12 @@
 """Files written by every release so far are read, and written again byte for byte by the version that made them."""
 
+from pathlib import Path
+
 import pytest
 
+import trafficzip
 from tests.golden.checkpoint_cases import CASES, FOLDER, decoded_hash, write_case
+from trafficzip.checkpoint.coders.table import CODERS
 from trafficzip.checkpoint.layout import VERSION
 
 DECODED = {  # sha256 of what each file holds
@@ -18,6 +22,7 @@ DECODED = {  # sha256 of what each file holds
     "v1_codebook": "f3354c853180fe0f603e814afa02192c802ee915893234329cbc32479bd3254d",
     "v1_delta": "1bfc9fde94624f4b1373118f8e26a888558b257b8ad0670b21945bf1d3f0e75b",
 }
+FORMAT = (Path(trafficzip.__file__).parent / "wire" / "FORMAT.md").read_text()
 FILES = sorted(FOLDER.glob("v*.tzip"))
 
 
@@ -33,3 +38,9 @@ def test_golden_file(path):
     version, _, name = path.stem.partition("_")
     if version == f"v{VERSION}":
         assert write_case(name) == data
+
+
+def test_every_kind_of_coder_is_described():
+    for kind in (*CODERS, "delta"):
+        assert f"`{kind}`" in FORMAT, kind
+        assert any(kind in name for name in (*CASES, "general", "trellis"))
