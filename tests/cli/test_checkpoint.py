@@ -127,7 +127,7 @@ def test_values_that_are_not_finite(tmp_path):
 
 def test_inspect(small, model, tmp_path):
     text = run("inspect", small, "--original", model, "--plot", tmp_path / "bits").stdout
-    for word in (*NAMES, "trellis num_states=64 context", "60x40", "format: pt", "relative error"):
+    for word in (*NAMES, "trellis num_states=256 context", "60x40", "format: pt", "relative error"):
         assert word in text
     assert (tmp_path / "bits").read_bytes().startswith(b"\x89PNG\r\n")
     found = json.loads(run("inspect", small, "--json").stdout)

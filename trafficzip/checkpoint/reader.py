@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -14,7 +15,7 @@ from trafficzip.checkpoint.coders.delta import Base, Delta
 from trafficzip.checkpoint.layout import Entry, Records, describe, place_records, read_header
 from trafficzip.checkpoint.pieces import Piece
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
-from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
 from trafficzip.kernels.threads import run_in_threads
 from trafficzip.wire.container import ContainerReader
 from trafficzip.wire.cursor import Bytes
@@ -37,13 +38,14 @@ class CheckpointFile(Mapping[str, Array]):
         self, path: str | os.PathLike[str] | bytes, *, base: Base | None = None, num_threads: int | None = None
     ) -> None:
         self._what = "checkpoint in memory" if isinstance(path, bytes) else str(path)
-        self._container = ContainerReader(np.frombuffer(path, np.uint8) if isinstance(path, bytes) else _map(path))
         self._num_threads = num_threads or os.cpu_count() or 1
-        header = read_header(self._container.header)
+        with _naming(self._what):
+            self._container = ContainerReader(np.frombuffer(path, np.uint8) if isinstance(path, bytes) else _map(path))
+            header = read_header(self._container.header)
+            coders = tuple(replace(c, base=base) if isinstance(c, Delta) else c for c in header.coders)
+            self._records = place_records(replace(header, coders=coders), self._container.num_records)
         self.metadata: dict[str, str] = header.metadata
         self._entries = {entry.info.name: entry for entry in header.entries}
-        coders = tuple(replace(c, base=base) if isinstance(c, Delta) else c for c in header.coders)
-        self._records = place_records(replace(header, coders=coders), self._container.num_records)
         self._decoders: dict[int, Decode] = {}
         self._places = [{entry.info.name: place for place, entry in enumerate(r.entries)} for r in self._records]
         self._pieces: list[dict[int, list[int]]] = []  # per coder, per tensor: its pieces
@@ -174,7 +176,8 @@ class CheckpointFile(Mapping[str, Array]):
             begin, end = max(segment.start, first), min(segment.stop, last)
             if begin < end:
                 part = np.empty(segment.stop - segment.start, DTYPES[info.dtype])
-                self._decode_piece(number, piece, {segment.tensor: part}, offset=segment.start)
+                with _naming(self._what):
+                    self._decode_piece(number, piece, {segment.tensor: part}, offset=segment.start)
                 flat[begin - first : end - first] = part[begin - segment.start : end - segment.start]
         return rows
 
@@ -186,9 +189,9 @@ class CheckpointFile(Mapping[str, Array]):
         """
         jobs: list[tuple[int, int, dict[int, Array]]] = []
         for number, records in enumerate(self._records):
-            self._decoder(number)
             jobs += [(number, piece, {}) for piece in range(len(records.pieces))]
-        run_in_threads(self._decode_piece, jobs, self._num_threads)
+        with _naming(self._what):
+            run_in_threads(self._decode_piece, jobs, self._num_threads)
 
     def entry(self, name: str) -> Entry:
         """Give what the header says of a tensor.
@@ -212,7 +215,8 @@ class CheckpointFile(Mapping[str, Array]):
             flat = {places[name]: self._flat(name, array, columns) for name, array in found.items() if name in places}
             wanted = sorted({piece for place in flat for piece in self._pieces[number].get(place, ())})
             jobs += [(number, piece, flat) for piece in wanted]
-        run_in_threads(self._decode_piece, jobs, self._num_threads)
+        with _naming(self._what):
+            run_in_threads(self._decode_piece, jobs, self._num_threads)
         for name, values in columns.items():
             array = found[name]
             array.reshape(array.shape[0], -1)[...] = values.reshape(-1, array.shape[0]).T
@@ -254,6 +258,19 @@ class CheckpointFile(Mapping[str, Array]):
         self._decoder(number)(piece, record, outs, what)
 
 
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Name the file in errors.
+
+    Raises:
+        CorruptPayloadError, UnsupportedFormatError: the block raised it.
+    """
+    try:
+        yield
+    except (CorruptPayloadError, UnsupportedFormatError) as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
 def _names(records: Records) -> str:
     names = [entry.info.name for entry in records.entries]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -262,7 +279,7 @@ def _names(records: Records) -> str:
 def _map(path: str | os.PathLike[str]) -> Bytes:
     try:
         if os.path.getsize(path) == 0:
-            raise CorruptPayloadError(f"{path}: the file is empty")
+            raise CorruptPayloadError("the file is empty")
         return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
