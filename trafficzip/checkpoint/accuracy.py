@@ -42,7 +42,7 @@ def allocate_for_accuracy(
     """
     if not max_drop >= 0:
         raise ConfigError(f"max_drop is {max_drop}, expected a number of at least 0")
-    start = allocate(source, recipe, num_threads=num_threads, weights=weights)
+    start = allocate(source, recipe, num_threads=num_threads, weights=weights, grams=grams)
     if start.base is None:
         raise ConfigError("max_drop: the recipe quantizes nothing, so there is nothing to search")
     whole = {info.name: source.read(info.name) for info in source.infos}

@@ -6,6 +6,7 @@ from math import ceil, floor, log2
 
 import numpy as np
 
+from trafficzip.checkpoint.calibrate import Gram, check_grams
 from trafficzip.checkpoint.coders.cast import Cast
 from trafficzip.checkpoint.coders.planes import Planes
 from trafficzip.checkpoint.estimate import Estimate, estimate
@@ -38,15 +39,22 @@ class Allocation:
 
 
 def allocate(
-    source: Source, recipe: Recipe, *, num_threads: int = 1, weights: Mapping[str, float] | None = None
+    source: Source,
+    recipe: Recipe,
+    *,
+    num_threads: int = 1,
+    weights: Mapping[str, float] | None = None,
+    grams: Mapping[str, Gram] | None = None,
 ) -> Allocation:
     """Choose the coder of every tensor, and steps so that the file is what the recipe asks for.
 
     weights: of errors, by name of a tensor, instead of the rule of the recipe.
+    grams: by name of a weight, the Gram matrix of its inputs, which that rule uses where it is known.
 
     Raises:
         ConfigError: no rule matches a tensor, a coder cannot store it, or no step meets the target.
     """
+    check_grams(source.infos, grams or {})
     model_elements = sum(info.num_elements for info in source.infos)
     assignments, chosen = [], []
     for info in source.infos:
@@ -65,7 +73,7 @@ def allocate(
     if not stepped:
         return Allocation(tuple(assignments), None, None)
     infos = [assignments[place].info for place in stepped]
-    found = weights or (sensitivities(source, infos) if recipe.sensitivity == "auto" else {})
+    found = weights or (sensitivities(source, infos, grams) if recipe.sensitivity == "auto" else {})
     for place in stepped:
         weight = chosen[place] * found.get(assignments[place].info.name, 1.0)
         if not 0 < weight < np.inf:

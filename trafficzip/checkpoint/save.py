@@ -18,12 +18,13 @@ from trafficzip.checkpoint.sinks import atomic_file
 from trafficzip.checkpoint.sources import MemorySource, open_source
 from trafficzip.checkpoint.tensors import Source
 from trafficzip.checkpoint.trellis.scales import STEPS_PER_OCTAVE
-from trafficzip.checkpoint.writer import Progress, write_checkpoint
+from trafficzip.checkpoint.writer import Assignment, Progress, write_checkpoint
 from trafficzip.errors import ConfigError
 from trafficzip.metrics import bits_per_element
 from trafficzip.wire.container import write_all
 
 _BLOCK_BYTES = 1 << 20
+_CLOSE = 0.01  # of the bits asked for
 _MAX_SHRINKS = 8  # steps, of 2 % of an octave each, that a file above the wanted size may be off by
 
 
@@ -61,7 +62,7 @@ def save(
     recipe: one of RECIPES, by name, or your own.  metadata: replaces that of the tensors' file.
     weights: of squared errors, by name of a tensor, instead of the recipe's own rule.
     grams: by name of a weight [out, in, ...], the Gram matrix [in, in] of its inputs, to which it is rounded
-    (`collect_grams`); such a file is 1 to 3 % larger than the target in bits, and as much better.
+    (`collect_grams`).
     allocation: steps that were chosen before, as by `allocate_for_accuracy`, instead of those for the recipe's target.
     base: an earlier checkpoint, compressed or not, to store differences from it where that is smaller; it is needed to
     load the file, which gives the same tensors as without it.
@@ -76,11 +77,11 @@ def save(
         earlier = open_base(base)
         text = source.metadata if metadata is None else metadata
         if allocation is None:
-            allocation = allocate(source, recipe, num_threads=num_threads, weights=weights)
+            allocation = allocate(source, recipe, num_threads=num_threads, weights=weights, grams=grams)
         for _ in range(_MAX_SHRINKS):
             rounded, assignments = source, allocation.assignments
             if grams:
-                rounded, assignments = round_to_data(source, assignments, grams, num_threads)
+                rounded, assignments, allocation = _round(source, allocation, grams, recipe.bits, num_threads)
             if earlier is not None:
                 assignments = tuple(replace(a, coder=Delta(inner=a.coder, base=earlier)) for a in assignments)
             try:
@@ -153,6 +154,21 @@ def as_source(tensors: Any) -> Iterator[Source]:
         yield tensors
     else:
         raise ConfigError(f"found a {type(tensors).__qualname__}, expected a path, a module, or tensors by name")
+
+
+def _round(
+    source: Source, allocation: Allocation, grams: Mapping[str, Gram], bits: float | None, num_threads: int
+) -> tuple[Source, tuple[Assignment, ...], Allocation]:
+    """Round weights to data; where that makes the file miss its bits, once more with other steps."""
+    rounded, assignments = round_to_data(source, allocation.assignments, grams, num_threads)
+    elements = sum(a.info.num_elements for a in assignments if a.step is not None)
+    if bits is not None and elements:
+        total = sum(a.info.num_elements for a in assignments)
+        gap = 8 * estimate(rounded, assignments, num_threads).size / elements - bits * total / elements
+        if abs(gap) > _CLOSE * bits:
+            allocation = allocation.moved(round(STEPS_PER_OCTAVE * gap))
+            rounded, assignments = round_to_data(source, allocation.assignments, grams, num_threads)
+    return rounded, assignments, allocation
 
 
 class _TooLargeError(Exception):

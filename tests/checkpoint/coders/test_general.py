@@ -1,23 +1,27 @@
 """General compressors: every bit comes back, and nothing beyond the bytes of a piece is made."""
 
 import bz2
+import re
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.checkpoint.coders.damage import assert_refused, check_damage
 from tests.checkpoint.coders.records import Records, bits
+from trafficzip import wire
 from trafficzip.checkpoint.coders.general import General
 from trafficzip.checkpoint.pieces import PIECE_ELEMENTS
 from trafficzip.checkpoint.tensors import DTYPES, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.kernels.numba_cpu_huffman import encode
 
 SHAPES = [(), (1,), (7,), (3, 5), (64, 63), (0, 2)]
 
 
-@pytest.fixture(params=["zstd", "bz2"])
+@pytest.fixture(params=["zstd", "bz2", "huffman"])
 def codec(request):
     if request.param == "zstd":
         pytest.importorskip("zstandard")
@@ -45,7 +49,7 @@ def test_every_bit_comes_back(codec, dtype):
 
 def test_pieces_come_back_at_all_levels(codec):
     arrays = [any_bits("float32", (3, PIECE_ELEMENTS // 2)), np.zeros(PIECE_ELEMENTS, np.int16), np.arange(90.0)]
-    for level in (1, 9, 22 if codec == "zstd" else 5):
+    for level in {"zstd": (1, 9, 22), "bz2": (1, 5, 9), "huffman": (9,)}[codec]:
         records = Records(General(codec=codec, level=level), arrays)
         assert [bits(array) for array in records.decoded()] == [bits(array) for array in arrays]
 
@@ -64,7 +68,10 @@ def test_arrays_and_outs_may_be_strided(codec):
     assert bits(out) == bits(values)
 
 
+@pytest.mark.parametrize("codec", ["zstd", "bz2"])
 def test_levels_are_used(codec):
+    if codec == "zstd":
+        pytest.importorskip("zstandard")
     values = np.random.default_rng(0).integers(0, 50, 100_000).cumsum()
     sizes = [len(Records(General(codec=codec, level=level), [values]).records[0]) for level in (1, 9)]
     assert sizes[1] != sizes[0]
@@ -86,7 +93,9 @@ def test_other_sizes_are_refused(codec):
 
 
 def test_bombs_are_refused_before_they_are_expanded(codec):
-    (bomb,) = Records(General(codec=codec), [np.zeros(1 << 16, np.complex128)]).records
+    zeros = np.zeros(1 << 14, np.complex128)
+    zeros[-1] = 1  # Huffman codes of one byte alone are those of any number of them
+    (bomb,) = Records(General(codec=codec), [zeros]).records
     records = small(codec)
     decode = records.coder.decoder(records.infos, records.params, None)
     outs = [np.zeros(700, np.float32), np.zeros(5, np.float32)]
@@ -128,9 +137,35 @@ def test_without_the_package_the_error_says_so(monkeypatch):
     Records(General(codec="bz2"), [np.ones(3)]).decoded()
 
 
+def test_huffman_example_of_format():
+    """FORMAT.md section 11."""
+    values = np.array([1.0] * 36 + [2, 2, 0.5, 1], np.float32).astype(DTYPES["bfloat16"])
+    records = Records(General(codec="huffman"), [values])
+    text = (Path(wire.__file__).parent / "FORMAT.md").read_text().split("**Huffman coding**")[1]
+    example = re.search(r"26 bytes\n`([^`]*)`", text)[1]
+    assert [record.hex(" ") for record in records.records] == [example]
+    assert bits(records.decoded()[0]) == bits(values)
+
+
+def test_huffman_keeps_bytes_that_codes_do_not_shorten():
+    for values in (any_bits("uint8", (5000,)), np.arange(256, dtype=np.uint8), np.zeros(1, np.uint8)):
+        records = Records(General(codec="huffman"), [values])
+        assert records.records == [b"\0" + bits(values)]
+        assert_refused(records, [b"\1" + encode(np.frombuffer(bits(values), np.uint8)).tobytes()])  # not fewer
+        assert_refused(records, [b"\2" + bits(values)])
+    (record,) = Records(General(codec="huffman"), [np.full(5000, 7.0)]).records
+    assert len(record) < 5000 * 8 / 5
+
+
+def test_huffman_codes_one_constant_byte_by_its_length_alone():
+    (record,) = Records(General(codec="huffman"), [np.full(5000, -1, np.int32)]).records
+    assert len(record) == 7
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"codec": "huffman"}, "codec"), ({"level": 0}, "level"), ({"level": 23}, "level"),
+    [({"codec": "lzma"}, "codec"), ({"codec": "huffman", "level": 8}, "level is 8, expected 9, the only one"),
+     ({"level": 0}, "level"), ({"level": 23}, "level"),
      ({"codec": "bz2", "level": 10}, "level")],
 )  # fmt: skip
 def test_other_fields_are_refused(fields, message):

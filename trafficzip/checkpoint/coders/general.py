@@ -2,7 +2,7 @@
 
 import bz2
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -13,17 +13,20 @@ from trafficzip.checkpoint.coders.base import Coder, Decode, Describe, Encoding,
 from trafficzip.checkpoint.pieces import Piece
 from trafficzip.checkpoint.tensors import Array, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.kernels import numba_cpu_huffman as huffman
 from trafficzip.wire.cursor import Bytes
 
-_LEVELS = {"zstd": 22, "bz2": 9}  # codecs, and their highest levels
+_LEVELS = {"zstd": (1, 22), "bz2": (1, 9), "huffman": (9, 9)}  # codecs, and their lowest and highest levels
 _LEAST_WINDOW = 1 << 10  # of zstd: smaller windows cannot be written
+_RAW, _CODED = range(2)  # forms of a record of huffman
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class General(Coder):
     """Store every bit by a general compressor.
 
-    codec: "zstd", which needs the package zstandard, or "bz2".  level: 1 to 22 (zstd) or 9 (bz2).
+    codec: "zstd", which needs the package zstandard, "bz2", or "huffman", one code of a piece's bytes.  level: 1 to 22
+    (zstd) or 9 (bz2); huffman has none, so it stays 9.
 
     Raises:
         ConfigError: there is no such codec or level.
@@ -37,22 +40,20 @@ class General(Coder):
     def __post_init__(self) -> None:
         if self.codec not in _LEVELS:
             raise ConfigError(f"general: codec is {self.codec!r:.50}, expected one of {', '.join(_LEVELS)}")
-        if not 1 <= self.level <= _LEVELS[self.codec]:
-            raise ConfigError(f"general: level is {self.level}, expected 1 to {_LEVELS[self.codec]} of {self.codec}")
+        low, high = _LEVELS[self.codec]
+        if not low <= self.level <= high:
+            levels = f"{low} to {high}" if low < high else f"{low}, the only one,"
+            raise ConfigError(f"general: level is {self.level}, expected {levels} of {self.codec}")
 
     def check(self, info: TensorInfo) -> None:
         """Accept all tensors."""
 
     def plan(self, job: Job) -> Encoding:
         """Pieces share nothing."""
-        zstd = _zstandard() if self.codec == "zstd" else None
+        pack = _packer(self.codec, self.level)
 
         def encode(piece: Piece, arrays: Sequence[Array]) -> bytes:
-            data = b"".join(_to_bytes(array) for array in arrays)
-            if zstd is None:
-                return bz2.compress(data, self.level)
-            compressed: bytes = zstd.ZstdCompressor(level=self.level).compress(data)
-            return compressed
+            return pack(b"".join(_to_bytes(array) for array in arrays))
 
         return Encoding((None,) * len(job.infos), None, encode)
 
@@ -62,13 +63,11 @@ class General(Coder):
             if param is not None:
                 raise CorruptPayloadError(f"header: {info}: parameters {param!r:.100}, expected null")
         assert shared is None
-        zstd = _zstandard() if self.codec == "zstd" else None
+        unpack = _unpacker(self.codec)
 
         def decode(piece: Piece, record: Bytes, outs: Sequence[Array], describe: Describe) -> None:
             size = sum(out.nbytes for out in outs)
-            what = f"record of {describe()}"
-            data = record.tobytes()
-            raw = _unpack_bz2(data, size, what) if zstd is None else _unpack_zstd(zstd, data, size, what)
+            raw = unpack(record.tobytes(), size, f"record of {describe()}")
             at = 0
             for out in outs:
                 out[...] = _from_bytes(raw[at : at + out.nbytes], out.dtype)
@@ -77,12 +76,53 @@ class General(Coder):
         return decode
 
 
+def _packer(codec: str, level: int) -> Callable[[bytes], bytes]:
+    if codec == "huffman":
+        return _pack_huffman
+    if codec == "bz2":
+        return lambda data: bz2.compress(data, level)
+    zstd = _zstandard()
+
+    def pack(data: bytes) -> bytes:
+        compressed: bytes = zstd.ZstdCompressor(level=level).compress(data)
+        return compressed
+
+    return pack
+
+
+def _unpacker(codec: str) -> Callable[[bytes, int, str], bytes]:
+    """Give what decompresses to exactly so many bytes; the text says what, for errors."""
+    if codec == "huffman":
+        return _unpack_huffman
+    if codec == "bz2":
+        return _unpack_bz2
+    zstd = _zstandard()
+    return lambda data, size, what: _unpack_zstd(zstd, data, size, what)
+
+
 def _zstandard() -> ModuleType:
     try:
         import zstandard
     except ImportError as error:
         raise ConfigError("general: codec zstd needs the package zstandard; install it, or choose bz2") from error
     return zstandard
+
+
+def _pack_huffman(data: bytes) -> bytes:
+    """Give the form, then codes, or the bytes themselves where these are not more."""
+    coded = huffman.encode(np.frombuffer(data, np.uint8))
+    return bytes([_CODED]) + coded.tobytes() if coded.size < len(data) else bytes([_RAW]) + data
+
+
+def _unpack_huffman(data: bytes, size: int, what: str) -> bytes:
+    form, body = data[:1], data[1:]
+    if form == bytes([_RAW]) and len(body) == size:
+        return body
+    if form == bytes([_CODED]) and len(body) < size:
+        found = np.empty(size, np.uint8)
+        if huffman.decode(np.frombuffer(body, np.uint8), found):
+            return found.tobytes()
+    raise CorruptPayloadError(f"{what}: is neither {size} bytes nor their Huffman codes in fewer")
 
 
 def _unpack_bz2(data: bytes, size: int, what: str) -> bytes:
