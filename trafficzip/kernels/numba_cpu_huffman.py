@@ -229,18 +229,16 @@ def decode_symbols(data: NDArray[np.uint8], table: NDArray[np.uint16], symbols: 
             word >>= length
             used += length
         i += _FOUR
-    while i < size:  # the last codes, which may end with the data
+    while i < size:  # the last codes; behind the data are zero bits
         slot, at = _ZERO, used >> _THREE
         for k in range(3):  # 12 bits from any bit on are in at most three bytes
             if at + np.uint64(k) < end:
                 slot |= np.uint64(data[at + np.uint64(k)]) << np.uint64(8 * k)
         entry = np.uint64(table[slot >> (used & _SEVEN) & _SLOTS])
         used += entry & _SHIFTS
-        if used > _EIGHT * end:
-            return False
         symbols[i] = np.uint8(entry >> _EIGHT)
         i += _ONE
-    if (used + _SEVEN) >> _THREE != end:
+    if (used + _SEVEN) >> _THREE != end:  # codes end too early, or behind the data
         return False
     return bool(used & _SEVEN == _ZERO or data[used >> _THREE] >> np.uint8(used & _SEVEN) == 0)
 
