@@ -29,8 +29,9 @@ def test_where_nothing_holds_is_an_error():
     assert widest(lambda at: True) > 300
 
 
+@pytest.mark.parametrize("grams", [None, {"w": np.eye(100)}])
 @pytest.mark.parametrize("budget", [0.02, 0.3])
-def test_the_budget_is_kept_and_used(budget):
+def test_the_budget_is_kept_and_used(budget, grams):
     rng = np.random.default_rng(0)
     tensors = {"w": rng.standard_normal((200, 100)).astype(np.float32), "b": np.ones(100, np.float32)}
 
@@ -39,10 +40,15 @@ def test_the_budget_is_kept_and_used(budget):
 
     told = []
     allocation = allocate_for_accuracy(
-        MemorySource(tensors), RECIPES["small"], evaluate, budget, told=lambda bits, drop: told.append((bits, drop))
+        MemorySource(tensors),
+        RECIPES["small"],
+        evaluate,
+        budget,
+        grams=grams,
+        told=lambda bits, drop: told.append((bits, drop)),
     )
     sink = io.BytesIO()
-    saved = save(tensors, sink, RECIPES["small"], allocation=allocation)
+    saved = save(tensors, sink, RECIPES["small"], allocation=allocation, grams=grams)
     lost = 1 - evaluate(CheckpointFile(sink.getvalue()).read_many())
     assert 0.8 * budget < lost <= budget
     assert any(abs(bits - saved.bits_per_element) < 1e-9 and drop == pytest.approx(lost) for bits, drop in told)

@@ -76,12 +76,13 @@ def save(
     with as_source(tensors) as source:
         earlier = open_base(base)
         text = source.metadata if metadata is None else metadata
+        bits = recipe.bits if allocation is None else None
         if allocation is None:
             allocation = allocate(source, recipe, num_threads=num_threads, weights=weights, grams=grams)
         for _ in range(_MAX_SHRINKS):
             rounded, assignments = source, allocation.assignments
             if grams:
-                rounded, assignments, allocation = _round(source, allocation, grams, recipe.bits, num_threads)
+                rounded, assignments, allocation = _round(source, allocation, grams, bits, num_threads)
             if earlier is not None:
                 assignments = tuple(replace(a, coder=Delta(inner=a.coder, base=earlier)) for a in assignments)
             try:
