@@ -20,6 +20,7 @@ DECODED = {  # sha256 of what each file holds
     "v1_blockwise": "7c23a1a15564d274ef9fafd7b1c68e37532d80cb8042bc68a8e68b22878a8554",
     "v1_ternary": "1419e5566eaf065f33b26e58fbfabf88ea39f8b41b39e6089884199873ef0300",
     "v1_codebook": "f3354c853180fe0f603e814afa02192c802ee915893234329cbc32479bd3254d",
+    "v1_huffman": "350cddf1849c60e5709ac4d12e6fd235f75bb7ae7e5318e4912b32916bed64a4",
     "v1_delta": "1bfc9fde94624f4b1373118f8e26a888558b257b8ad0670b21945bf1d3f0e75b",
 }
 FORMAT = (Path(trafficzip.__file__).parent / "wire" / "FORMAT.md").read_text()

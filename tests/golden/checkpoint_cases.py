@@ -18,6 +18,7 @@ from trafficzip.checkpoint.coders.blockwise import Blockwise
 from trafficzip.checkpoint.coders.cast import Cast
 from trafficzip.checkpoint.coders.codebook import Codebook
 from trafficzip.checkpoint.coders.delta import Delta
+from trafficzip.checkpoint.coders.general import General
 from trafficzip.checkpoint.coders.planes import Planes
 from trafficzip.checkpoint.coders.ternary import Ternary
 from trafficzip.checkpoint.layout import VERSION
@@ -75,6 +76,7 @@ CASES = {
     "blockwise": lambda: _case(matrices(), Blockwise(bits=4, block_size=32)),
     "ternary": lambda: _case(matrices(), Ternary()),
     "codebook": lambda: _case(matrices(), Codebook(bits=3)),
+    "huffman": lambda: _case(matrices(), General(codec="huffman")),
     "delta": lambda: _case({"w": bell(30, 40, seed=8)}, Delta(inner=Planes(), base=base())),
 }
 
