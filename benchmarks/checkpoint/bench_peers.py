@@ -7,6 +7,7 @@ NNCodec runs in an environment that nncodec_env.sh makes, libraries in that of p
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,7 +30,13 @@ Tensors = Mapping[str, np.ndarray]
 Settings = Iterator[tuple[str, str, Outcome]]  # method, setting, what it gave
 
 QPS = (-32, -28, -24, -20)
-LIBRARIES = {"bitsandbytes": ("int8", "nf4", "fp4"), "blosc2": ("5", "3"), "zipnn": ("bf16",)}
+LIBRARIES = {
+    "bitsandbytes": ("int8", "nf4", "fp4"),
+    "blosc2": ("5", "3"),
+    # without "all", only what quantize_ takes by itself; its int4 needs CUDA, so intx4 and less fill one int8 each
+    "torchao": ("int8", "int8 all", "intx8 all", "intx4 all", "intx3 all", "intx4 g32 all", "intx3 g32 all"),
+    "zipnn": ("bf16",),
+}
 _MORE_QPS = {"minilm": (-32, -28, -26, -24, -22, -20)}
 
 
@@ -54,11 +61,18 @@ def gguf_settings(_: str, tensors: Tensors) -> Settings:
         yield "gguf", kind, gguf_file(tensors, kind)
 
 
-def library_settings(_: str, tensors: Tensors) -> Settings:
-    for method, settings in LIBRARIES.items():
-        for setting in settings:
-            outcome = run_worker("library_worker.py", environment_python("peers"), tensors, method, setting)
-            yield method, setting, outcome
+def library_settings(library: str, _: str, tensors: Tensors) -> Settings:
+    for setting in LIBRARIES[library]:
+        outcome = run_worker("library_worker.py", environment_python("peers"), tensors, library, setting)
+        kept = float32_share(tensors, outcome.decoded)
+        yield library, setting + (f", {100 * kept:.3g} % of weights left float32" if kept else ""), outcome
+
+
+def float32_share(original: Tensors, decoded: Tensors) -> float:
+    """Measure the share of weights, the elements of matrices and kernels, in tensors that came back bit for bit."""
+    sizes = {name: value.size for name, value in original.items() if value.ndim > 1}
+    kept = sum(size for name, size in sizes.items() if np.array_equal(original[name], decoded[name]))
+    return kept / sum(sizes.values())
 
 
 METHODS: dict[str, Callable[[str, Tensors], Settings]] = {
@@ -66,7 +80,7 @@ METHODS: dict[str, Callable[[str, Tensors], Settings]] = {
     "bf16": bf16_settings,
     "usq": usq_settings,
     "gguf": gguf_settings,
-    "libraries": library_settings,
+    **{library: partial(library_settings, library) for library in LIBRARIES},
 }
 
 

@@ -1,4 +1,4 @@
-"""Encode and decode one model with bitsandbytes, blosc2 or zipnn, in the environment that peers_env.sh makes.
+"""Encode and decode one model with bitsandbytes, blosc2, torchao or zipnn, in the environment that peers_env.sh makes.
 
 python library_worker.py IN.safetensors OUT.safetensors METHOD SETTING
 
@@ -6,17 +6,20 @@ Writes the decoded tensors and prints one line of JSON: bytes, and median second
 """
 
 import contextlib
+import io
 import json
 import struct
 import sys
+from collections.abc import Callable
 from math import prod
 from statistics import median
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, load_file, save, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
 _BLOCK = {"nf4": 64, "fp4": 64, "int8": 256}
@@ -90,6 +93,56 @@ def blosc2_decode(content: bytes, shapes: dict[str, torch.Size], _: str) -> Tens
     return _split(torch.from_numpy(flat.copy()), shapes)
 
 
+def torchao_encode(tensors: Tensors, setting: str) -> bytes:
+    """Quantize what torchao does by itself, or with "all" every module that it accepts, and save the state dict."""
+    from torchao.quantization import quantize_
+
+    modules = {name: _module(name, value) for name, value in tensors.items() if value.ndim > 1 and "norm" not in name}
+    config, accepts = _torchao_config(setting)
+    quantize_(nn.ModuleList(modules.values()), config, filter_fn=accepts)
+    file = io.BytesIO()
+    torch.save({name: modules[name].weight.data if name in modules else value for name, value in tensors.items()}, file)
+    return file.getvalue()
+
+
+def torchao_decode(content: bytes, shapes: dict[str, torch.Size], _: str) -> Tensors:
+    import torchao.quantization  # noqa: F401  # lets torch load its tensors
+
+    file = torch.load(io.BytesIO(content), weights_only=True)
+    decoded = {name: value if type(value) is Tensor else value.dequantize() for name, value in file.items()}
+    return {name: decoded[name].reshape(shape) for name, shape in shapes.items()}
+
+
+def _torchao_config(setting: str) -> tuple[Any, Callable[[nn.Module, str], bool] | None]:
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    kind, *options = setting.split()
+    group = next((int(option[1:]) for option in options if option[0] == "g"), None)
+    if kind == "int8":
+        config: Any = Int8WeightOnlyConfig()
+    else:
+        granularity = PerGroup(group) if group else PerAxis(0)
+        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, kind.replace("intx", "int")), granularity=granularity)
+
+    def accepts(module: nn.Module, _: str) -> bool:
+        weight = getattr(module, "weight", None)
+        return weight is not None and (not group or weight.shape[1] % group == 0)  # of others, it raises
+
+    return config, accepts if "all" in options else None
+
+
+def _module(name: str, value: Tensor) -> nn.Module:
+    """Make the module that holds a weight; a stack of layers becomes one, as its rows are quantized alike."""
+    if value.ndim == 4:
+        module: nn.Module = nn.Conv2d(value.shape[1], value.shape[0], value.shape[2:], bias=False, device="meta")
+    else:
+        value = value.flatten(0, -2)
+        module = (nn.Embedding if "embed" in name else nn.Linear)(*value.shape, device="meta")
+    module.weight = nn.Parameter(value, requires_grad=False)
+    return module
+
+
 def zipnn_encode(tensors: Tensors, _: str) -> bytes:
     """Round to bfloat16 and compress that without loss."""
     from zipnn import ZipNN
@@ -123,6 +176,7 @@ def _split(flat: Tensor, shapes: dict[str, torch.Size]) -> Tensors:
 METHODS = {
     "bitsandbytes": (bitsandbytes_encode, bitsandbytes_decode),
     "blosc2": (blosc2_encode, blosc2_decode),
+    "torchao": (torchao_encode, torchao_decode),
     "zipnn": (zipnn_encode, zipnn_decode),
 }
 
