@@ -128,7 +128,7 @@ def mutate_files(count: int, seed: int = 0) -> dict[str, float]:
     tracemalloc.start()
     for changed, rewritten in mutations(data, count, seed):
         files += 1
-        declared = len(changed)
+        declared = max(len(changed), 1)
         tracemalloc.reset_peak()
         before, begin = tracemalloc.get_traced_memory()[0], perf_counter()
         try:
