@@ -70,11 +70,10 @@ def unpack_planes(record: Bytes, outs: Sequence[Array], dtype: str, describe: De
     heads = _read_heads(reader, layout.dtype.itemsize, size)
     whole = len(views) == 1 and views[0].flags.aligned and views[0].flags.c_contiguous  # kernels are compiled for these
     values = views[0] if whole else np.empty(size, layout.dtype)
-    one_byte = layout.dtype.itemsize == 1
-    planes = values.reshape(1, -1) if one_byte else np.empty((len(heads), size), np.uint8)
-    for place, head in enumerate(heads):
-        _unpack_plane(head, reader, planes[place], f"plane {place}")
-    if not one_byte:
+    if layout.dtype.itemsize == 1:
+        _unpack_plane(heads[0], reader, values, "plane 0")
+    else:
+        planes = tuple(_plane(head, reader, size, f"plane {place}") for place, head in enumerate(heads))
         kernels.merge(planes, *layout.back, values)
     if not whole:
         start = 0
@@ -128,6 +127,16 @@ def _read_heads(reader: Reader, num_planes: int, size: int) -> list[_Plane]:
     if expected != found:
         raise CorruptPayloadError(f"{reader.what}: planes have {found} bytes, the start says {expected}")
     return heads
+
+
+def _plane(head: _Plane, reader: Reader, size: int, field: str) -> NDArray[np.uint8]:
+    """Give a plane, read-only; one that was not coded as it lies in the record."""
+    if head.form == RAW:
+        return reader.take(head.size, field)
+    plane = np.empty(size, np.uint8)
+    _unpack_plane(head, reader, plane, field)
+    plane.flags.writeable = False
+    return plane
 
 
 def _unpack_plane(head: _Plane, reader: Reader, plane: NDArray[np.uint8], field: str) -> None:

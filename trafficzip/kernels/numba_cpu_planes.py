@@ -53,14 +53,16 @@ def split(values: NDArray[Any], masks: NDArray[Any], shifts: NDArray[Any], plane
 
 
 @jit
-def merge(planes: NDArray[np.uint8], masks: NDArray[Any], shifts: NDArray[Any], values: NDArray[Any]) -> None:
-    """Undo `split`; masks and shifts are those of the opposite rotation."""
+def merge(
+    planes: tuple[NDArray[np.uint8], ...], masks: NDArray[Any], shifts: NDArray[Any], values: NDArray[Any]
+) -> None:
+    """Undo `split`; masks and shifts are those of the opposite rotation; planes are read-only, uint8 [n] each."""
     eight = values.dtype.type(8)
     joined = np.empty(_BLOCK, values.dtype)  # an array of its own: loops over one array twice are not vectorized
     for start in range(0, values.size, _BLOCK):
         part = values[start : start + _BLOCK]
-        for place in range(0, planes.shape[0], 2):
-            lower, upper = planes[place, start : start + _BLOCK], planes[place + 1, start : start + _BLOCK]
+        for place in range(0, len(planes), 2):
+            lower, upper = planes[place][start : start + _BLOCK], planes[place + 1][start : start + _BLOCK]
             shift = values.dtype.type(8 * place)
             if place == 0:
                 for i in range(part.size):
