@@ -1,6 +1,7 @@
 """Sizes, errors, worth and speed of compressed checkpoints, ours and others'.
 
 python -m benchmarks.bench_checkpoint ours --models resnet20 minilm   measure this project's files
+python -m benchmarks.bench_checkpoint memory                          peak memory, ours and NNCodec's
 python -m benchmarks.bench_checkpoint table                           compare all rows in results/
 python -m benchmarks.bench_checkpoint plot                            draw them: results/checkpoint_curves.png
 
@@ -16,6 +17,7 @@ from benchmarks.checkpoint.models import MODELS, load_model
 from benchmarks.checkpoint.ours import BITS, recipe_for, trafficzip_file
 from benchmarks.checkpoint.outcome import Outcome
 from benchmarks.checkpoint.quality import calibration_inputs
+from benchmarks.checkpoint.speed import peaks
 from benchmarks.harness import write_rows
 
 METHODS = ("trafficzip", "trafficzip_mse", "trafficzip_calibrated")
@@ -49,11 +51,16 @@ def main() -> None:
     ours.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     ours.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     ours.add_argument("--bits", nargs="+", type=float, default=list(BITS))
+    commands.add_parser("memory")
     commands.add_parser("table")
     commands.add_parser("plot")
     arguments = parser.parse_args()
     if arguments.command == "ours":
         measure_ours(arguments.models, arguments.methods, arguments.bits)
+    elif arguments.command == "memory":
+        rows = [{"model": "minilm", "what": what, "peak_mb": round(peak, 1)} for what, peak in peaks().items()]
+        print(rows)
+        write_rows("checkpoint_memory", rows)
     elif arguments.command == "table":
         print_table()
     else:

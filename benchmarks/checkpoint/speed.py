@@ -12,10 +12,12 @@ from time import perf_counter
 
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 
 from benchmarks.checkpoint.models import load_model, model_path
 from benchmarks.checkpoint.nncodec import nncodec
 from benchmarks.checkpoint.ours import recipe_for
+from benchmarks.checkpoint.worker import environment_python
 from benchmarks.harness import time_together
 from trafficzip.checkpoint.allocate import allocate
 from trafficzip.checkpoint.coders.ternary import Ternary
@@ -141,7 +143,7 @@ def peak_memory() -> dict[str, float]:
             "compress": ["compress", source, "-o", packed, "--recipe", "small"],
             "decompress": ["decompress", packed, "-o", target],
         }.items():
-            found[name] = (_peak([str(argument) for argument in arguments]) - largest) / 1e9
+            found[name] = (_peak([sys.executable, "-m", "trafficzip.cli", *arguments]) - largest) / 1e9
             if name == "compress":
                 source.unlink()
     return found
@@ -156,9 +158,24 @@ def _write_large(path: Path) -> None:
     write_safetensors(path, infos, (rng.standard_normal(i.shape, np.float32) * 0.02 for i in infos))
 
 
-def _peak(arguments: list[str]) -> float:
-    """Run the command and give its peak of private memory; mapped pages of files are not counted, as they can go."""
-    process = subprocess.Popen([sys.executable, "-m", "trafficzip.cli", *arguments])
+def peaks() -> dict[str, float]:
+    """Give the peak of private memory of compressing and decompressing MiniLM, in MB: ours, and both with NNCodec."""
+    with TemporaryDirectory() as folder:
+        source, packed, target = (Path(folder, name) for name in ("m.safetensors", "m.tzip", "n.safetensors"))
+        save_file(load_model("minilm"), source)
+        ours = [sys.executable, "-m", "trafficzip.cli"]
+        worker = Path(__file__).parent / "nncodec_worker.py"
+        theirs = [environment_python("nncodec"), "-P", worker, source, target, -24, 0]
+        return {
+            "compress": _peak([*ours, "compress", source, "-o", packed, "--recipe", "small"]) / 1e6,
+            "decompress": _peak([*ours, "decompress", packed, "-o", target]) / 1e6,
+            "nncodec, both": _peak(theirs) / 1e6,
+        }
+
+
+def _peak(command: list[object]) -> float:
+    """Run a command and give its peak of private memory; mapped pages of files are not counted, as they can go."""
+    process = subprocess.Popen([str(argument) for argument in command], stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         try:
@@ -172,5 +189,5 @@ def _peak(arguments: list[str]) -> float:
         except subprocess.TimeoutExpired:
             continue
     if process.wait():
-        raise RuntimeError(f"{arguments[0]} failed with {process.returncode}")
+        raise RuntimeError(f"{command} failed with {process.returncode}")
     return float(peak)
