@@ -276,3 +276,10 @@ def test_compressing_imports_no_torch(model, tmp_path):
 def test_help_imports_little():
     assert imported("numba,torch,safetensors,matplotlib", "compress", "--help") == "[]"
     assert imported("numba,torch,safetensors,matplotlib", "--help") == "[]"
+
+
+def test_missing_extras_are_named(small, monkeypatch, tmp_path):
+    monkeypatch.setattr("trafficzip.cli.find_spec", lambda name: None if name == "safetensors" else name)
+    assert "needs safetensors: pip install 'trafficzip[checkpoint]'" in run("inspect", small, code=2).stderr
+    monkeypatch.setattr("trafficzip.cli.find_spec", lambda name: None if name == "matplotlib" else name)
+    assert "trafficzip[demo]" in run("inspect", small, "--plot", tmp_path / "bits.png", code=2).stderr

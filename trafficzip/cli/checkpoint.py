@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import wraps
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from trafficzip.cli import require
 from trafficzip.errors import ConfigError, TrafficzipError
 
 _WIDTH = 120  # of tables where the output is no terminal
@@ -124,6 +126,7 @@ def inspect(
         else:
             _console().print(file_table(report, errors, str(path)))
         if plot is not None:
+            require("matplotlib", extra="demo")
             from trafficzip.report.checkpoint_plot import plot_file
 
             plot_file(report, plot)
@@ -158,7 +161,18 @@ def diff(
         raise typer.Exit(1)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (compress, decompress, inspect, verify, diff)
+def _with_extra(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command, which says what to install where the extra is missing."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        require("ml_dtypes", "safetensors", extra="checkpoint")
+        command(*arguments, **options)
+
+    return run
+
+
+COMMANDS = tuple(_with_extra(command) for command in (compress, decompress, inspect, verify, diff))
 
 
 def _for_accuracy(
