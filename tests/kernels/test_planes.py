@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trafficzip.kernels import numba_cpu_planes as kernels
 from trafficzip.kernels import numba_cpu_planes_model as model
 from trafficzip.kernels import reference_planes as reference
+from trafficzip.kernels.numba_cpu_rans import encoder_tables
 
 SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 4095, 4096, 4097, 4103, 4104]
 ROTATIONS = [(2, 16, 0), (2, 6, 1), (2, 9, 1), (4, 32, 0), (4, 9, 1), (8, 64, 0), (8, 12, 4)]
@@ -34,7 +35,9 @@ def drawn(size, seed, alphabet):
 
 
 def encoded(symbols, frequencies):
-    return kernels.encode_symbols(symbols, model.encoder_table(frequencies), reference.num_lanes(symbols.size))
+    return kernels.encode_symbols(
+        symbols, encoder_tables(frequencies, reference.PRECISION_BITS), reference.num_lanes(symbols.size)
+    )
 
 
 def decoded(data, frequencies, size):
@@ -210,7 +213,7 @@ def test_states_are_divided_exactly(frequency):
     """The reciprocal serves all states below frequency << 20, the largest ones and multiples included."""
     frequencies = np.zeros(256, np.int64)
     frequencies[[0, 9]] = frequency, reference.TABLE_SIZE - frequency
-    table = model.encoder_table(frequencies)
+    table = encoder_tables(frequencies, reference.PRECISION_BITS)
     top = frequency << 20
     states = {top - 1, top - frequency, top - frequency - 1, reference.LOW, reference.LOW + 1, top // 2, top // 3}
     for state in states:

@@ -12,7 +12,8 @@ from trafficzip.checkpoint.tensors import DTYPES, Array
 from trafficzip.errors import CorruptPayloadError
 from trafficzip.kernels import numba_cpu_planes as kernels
 from trafficzip.kernels import numba_cpu_planes_model as model
-from trafficzip.kernels.reference_planes import num_lanes
+from trafficzip.kernels.numba_cpu_rans import encoder_tables
+from trafficzip.kernels.reference_planes import PRECISION_BITS, num_lanes
 from trafficzip.wire.cursor import Bytes, Reader, pack_u8s, pack_u32s
 
 CONSTANT, CODED, RAW = range(3)  # forms of a plane
@@ -102,7 +103,7 @@ def _pack_plane(plane: NDArray[np.uint8]) -> tuple[bytes, bytes]:
     lanes, limit = num_lanes(plane.size), plane.size - plane.size // LEAST_GAIN
     if estimate + 4 * lanes + 4 >= limit:
         return pack_u8s(RAW), plane.tobytes()
-    body = table.tobytes() + kernels.encode_symbols(plane, model.encoder_table(frequencies), lanes).tobytes()
+    body = table.tobytes() + kernels.encode_symbols(plane, encoder_tables(frequencies, PRECISION_BITS), lanes).tobytes()
     assert len(body) < plane.size  # the estimate is short by less than what it was given to spare
     return pack_u8s(CODED) + pack_u32s(len(body)), body
 

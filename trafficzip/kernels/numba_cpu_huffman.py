@@ -7,8 +7,9 @@ ones cost a test for negative values at every access. `reference_huffman` is the
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.kernels.numba_cpu_bits import get, get_runs, put, put_runs, unzigzag, zeros_at, zigzag
 from trafficzip.kernels.numba_cpu_jit import jit
-from trafficzip.kernels.numba_cpu_planes_model import _bit_length, _get, _put, _zeros, count
+from trafficzip.kernels.numba_cpu_planes_model import count
 from trafficzip.kernels.reference_huffman import ABSENT, MAX_LENGTH, TABLE_SIZE
 
 _MAX_TABLE_BYTES = 1024  # 1 + at most 2 * 256 bits of runs, then at most 24 + 1 bits for each of 256 symbols: 865
@@ -84,25 +85,12 @@ def code_lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def write_lengths(lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Write lengths, int64 [256]: runs of symbols that occur and that do not, then differences."""
     data = np.zeros(_MAX_TABLE_BYTES, np.uint8)
-    occurs = lengths[0] != ABSENT
-    used = _put(1 if occurs else 0, 1, data, 0)
-    symbol = 0
-    while symbol < 256:
-        start = symbol
-        while symbol < 256 and (lengths[symbol] != ABSENT) == occurs:
-            symbol += 1
-        occurs = not occurs
-        run = symbol - start
-        length = _bit_length(run)
-        used += length - 1  # zeros
-        for bit in range(length - 1, -1, -1):
-            used = _put(run >> bit & 1, 1, data, used)
+    used = put_runs(lengths != ABSENT, data, 0)
     previous = MAX_LENGTH
     for symbol in range(256):
         if lengths[symbol] != ABSENT:
-            difference = lengths[symbol] - previous
-            used += 2 * difference if difference >= 0 else -2 * difference - 1  # zeros
-            used = _put(1, 1, data, used)
+            used += zigzag(lengths[symbol] - previous)  # zeros
+            used = put(1, 1, data, used)
             previous = lengths[symbol]
     return data[: (used + 7) // 8].copy()
 
@@ -111,40 +99,25 @@ def write_lengths(lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
 def read_lengths(data: NDArray[np.uint8], lengths: NDArray[np.int64]) -> int:
     """Read the lengths at the start of `data` into int64 [256]; give their bytes, or -1 if there are none."""
     end = 8 * data.size
-    if end == 0:
+    occurs = np.empty(256, np.bool_)
+    used = get_runs(data, 0, end, occurs)
+    if used < 0:
         return -1
-    occurs = data[0] & 1
-    used = 1
-    symbol = 0
-    while symbol < 256:
-        zeros = _zeros(data, used, end, 8)
-        used += zeros + 1
-        if zeros < 0 or used + zeros > end:
-            return -1
-        run = 1
-        for _ in range(zeros):
-            run = 2 * run | _get(1, data, used)
-            used += 1
-        if run > 256 - symbol:
-            return -1
-        for _ in range(run):
-            lengths[symbol] = 0 if occurs else ABSENT
-            symbol += 1
-        occurs = 1 - occurs
     length = MAX_LENGTH
     total = 0
     for symbol in range(256):
-        if lengths[symbol] != ABSENT:
-            zeros = _zeros(data, used, end, 2 * MAX_LENGTH)
+        lengths[symbol] = ABSENT
+        if occurs[symbol]:
+            zeros = zeros_at(data, used, end, 2 * MAX_LENGTH)
             if zeros < 0:
                 return -1
             used += zeros + 1
-            length += -((zeros + 1) >> 1) if zeros & 1 else zeros >> 1
+            length += unzigzag(zeros)
             if not 0 <= length <= MAX_LENGTH:
                 return -1
             lengths[symbol] = length
             total += TABLE_SIZE >> length
-    if total != TABLE_SIZE or _get(-used % 8, data, used):
+    if total != TABLE_SIZE or get(-used % 8, data, used):
         return -1
     return (used + 7) // 8
 

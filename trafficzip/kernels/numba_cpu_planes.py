@@ -87,7 +87,7 @@ def _rotate(values: NDArray[Any], masks: NDArray[Any], shifts: NDArray[Any], rot
 def encode_symbols(symbols: NDArray[np.uint8], table: NDArray[np.uint64], num_lanes: int) -> NDArray[np.uint8]:
     """Encode one plane: final states, words.
 
-    symbols: uint8 [n], all with a frequency.  table: as `numba_cpu_planes_model.encoder_table` gives it.
+    symbols: uint8 [n], all with a frequency.  table: as `numba_cpu_rans.encoder_tables` gives it.
     Returns: uint8 [4 * num_lanes + 2 * words].
     Source: FORMAT.md, planes, coded planes.
     """

@@ -6,6 +6,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.kernels.numba_cpu_bits import bit_length, get, get_runs, put, put_runs, unzigzag, zeros_at, zigzag
 from trafficzip.kernels.numba_cpu_jit import jit
 from trafficzip.kernels.reference_planes import PRECISION_BITS, TABLE_SIZE
 
@@ -76,26 +77,6 @@ def coded_cost(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> int
 
 
 @jit
-def encoder_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Give, per symbol, its frequency, the start of its interval, and ceil(2**44 / frequency): uint64 [256, 3].
-
-    With that reciprocal r, (state * r) >> 44 is state // frequency exactly, and the product stays below 2**64:
-    state < frequency << 20 and r * frequency - 2**44 < frequency.
-    """
-    table = np.zeros((256, 3), np.uint64)
-    start = 0
-    one = np.int64(1) << np.int64(32 + PRECISION_BITS)
-    for symbol in range(256):
-        frequency = frequencies[symbol]
-        if frequency > 0:
-            table[symbol, 0] = np.uint64(frequency)
-            table[symbol, 1] = np.uint64(start)
-            table[symbol, 2] = np.uint64((one + frequency - 1) // frequency)
-            start += frequency
-    return table
-
-
-@jit
 def decoder_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Give symbol << 24 | (slot - start) << 12 | frequency per slot: uint32 [4096].
 
@@ -115,28 +96,15 @@ def decoder_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
 def write_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Write frequencies, int64 [256]: runs of symbols that occur and that do not, then bit lengths and lower bits."""
     data = np.zeros(_MAX_TABLE_BYTES, np.uint8)
-    occurs = frequencies[0] > 0
-    used = _put(1 if occurs else 0, 1, data, 0)
-    symbol = 0
-    while symbol < 256:
-        start = symbol
-        while symbol < 256 and (frequencies[symbol] > 0) == occurs:
-            symbol += 1
-        occurs = not occurs
-        run = symbol - start
-        length = _bit_length(run)
-        used += length - 1  # zeros
-        for bit in range(length - 1, -1, -1):
-            used = _put(run >> bit & 1, 1, data, used)
+    used = put_runs(frequencies > 0, data, 0)
     previous = _MAX_LENGTH
     for symbol in range(256):
         frequency = frequencies[symbol]
         if frequency > 0:
-            length = _bit_length(frequency)
-            difference = length - previous
-            used += 2 * difference if difference >= 0 else -2 * difference - 1  # zeros
-            used = _put(1, 1, data, used)
-            used = _put(frequency & ((1 << (length - 1)) - 1), length - 1, data, used)
+            length = bit_length(frequency)
+            used += zigzag(length - previous)  # zeros
+            used = put(1, 1, data, used)
+            used = put(frequency & ((1 << (length - 1)) - 1), length - 1, data, used)
             previous = length
     return data[: (used + 7) // 8].copy()
 
@@ -145,76 +113,25 @@ def write_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint8]:
 def read_table(data: NDArray[np.uint8], frequencies: NDArray[np.int64]) -> int:
     """Read the table at the start of `data` into `frequencies`, int64 [256]; give its bytes, or -1 if there is none."""
     end = 8 * data.size
-    if end == 0:
+    occurs = np.empty(256, np.bool_)
+    used = get_runs(data, 0, end, occurs)
+    if used < 0:
         return -1
-    occurs = data[0] & 1
-    used = 1
-    symbol = 0
-    while symbol < 256:
-        zeros = _zeros(data, used, end, 8)
-        used += zeros + 1
-        if zeros < 0 or used + zeros > end:
-            return -1
-        run = 1
-        for _ in range(zeros):
-            run = 2 * run | _get(1, data, used)
-            used += 1
-        if run > 256 - symbol:
-            return -1
-        for _ in range(run):
-            frequencies[symbol] = occurs
-            symbol += 1
-        occurs = 1 - occurs
     length = _MAX_LENGTH
     total = 0
     for symbol in range(256):
-        if frequencies[symbol] > 0:
-            zeros = _zeros(data, used, end, 2 * _MAX_LENGTH)
+        frequencies[symbol] = 0
+        if occurs[symbol]:
+            zeros = zeros_at(data, used, end, 2 * _MAX_LENGTH)
             if zeros < 0:
                 return -1
-            length += -((zeros + 1) >> 1) if zeros & 1 else zeros >> 1
+            length += unzigzag(zeros)
             used += zeros + 1
             if not 1 <= length <= _MAX_LENGTH or used + length - 1 > end:
                 return -1
-            frequencies[symbol] = 1 << (length - 1) | _get(length - 1, data, used)
+            frequencies[symbol] = 1 << (length - 1) | get(length - 1, data, used)
             used += length - 1
             total += frequencies[symbol]
-    if total != TABLE_SIZE or _get(-used % 8, data, used):
+    if total != TABLE_SIZE or get(-used % 8, data, used):
         return -1
     return (used + 7) // 8
-
-
-@jit
-def _bit_length(value: int) -> int:
-    length = 0
-    while value >> length:
-        length += 1
-    return length
-
-
-@jit
-def _put(value: int, num_bits: int, data: NDArray[np.uint8], used: int) -> int:
-    """Write num_bits bits, lowest first."""
-    for bit in range(num_bits):
-        data[(used + bit) >> 3] |= (value >> bit & 1) << ((used + bit) & 7)
-    return used + num_bits
-
-
-@jit
-def _get(num_bits: int, data: NDArray[np.uint8], used: int) -> int:
-    """Read num_bits bits, lowest first, that the caller knows to be there."""
-    value = 0
-    for bit in range(num_bits):
-        value |= (int(data[(used + bit) >> 3]) >> ((used + bit) & 7) & 1) << bit
-    return value
-
-
-@jit
-def _zeros(data: NDArray[np.uint8], used: int, end: int, limit: int) -> int:
-    """Count the zero bits at `used`, `limit` at most; -1 where there are more, or no one bit behind them."""
-    zeros = 0
-    while used + zeros < end and zeros <= limit:
-        if data[(used + zeros) >> 3] >> ((used + zeros) & 7) & 1:
-            return zeros
-        zeros += 1
-    return -1

@@ -41,12 +41,12 @@ def encoder_tables(frequencies: NDArray[np.int64], precision_bits: int) -> NDArr
     With that reciprocal r, (state * r) >> (32 + precision_bits) is state // frequency exactly, and the product stays
     below 2**64: state < frequency << (32 - precision_bits) and r * frequency - 2**(32 + precision_bits) < frequency.
 
-    frequencies: int64 [243], sum 2**precision_bits.  Returns: uint64 [243, 3].
+    frequencies: int64 [n], sum 2**precision_bits.  Returns: uint64 [n, 3].
     """
-    table = np.zeros((243, 3), np.uint64)
+    table = np.zeros((frequencies.size, 3), np.uint64)
     start = 0
     one = np.int64(1) << np.int64(32 + precision_bits)
-    for symbol in range(243):
+    for symbol in range(frequencies.size):
         frequency = frequencies[symbol]
         if frequency > 0:
             table[symbol, 0] = np.uint64(frequency)

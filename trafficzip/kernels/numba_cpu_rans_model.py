@@ -6,6 +6,7 @@ A model is a partition of the symbols into groups of equally likely ones, and on
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficzip.kernels.numba_cpu_bits import get, get_runs, put, put_runs, unzigzag, zeros_at, zigzag
 from trafficzip.kernels.numba_cpu_jit import jit
 from trafficzip.kernels.reference_rans import NUM_SYMBOLS, group_sizes, symbol_order
 
@@ -162,7 +163,7 @@ def _model_cost(codes: NDArray[np.int64], partition: int) -> tuple[int, int]:
     groups = _NUM_GROUPS[partition]
     for group in range(groups):
         if codes[group]:
-            histogram[_zigzag(codes[group] - previous)] += 1
+            histogram[zigzag(codes[group] - previous)] += 1
             previous = codes[group]
         if group + 1 == groups or (codes[group] > 0) != (codes[group + 1] > 0):
             length = group + 1 - start
@@ -189,25 +190,15 @@ def _write_codes(codes: NDArray[np.int64], partition: int, rice: int, data: NDAr
     data: uint8 [_MAX_MODEL_BYTES], zero behind the header byte.
     """
     groups = _NUM_GROUPS[partition]
-    used = 8
-    occurs = codes[0] > 0
-    data[1] = 1 if occurs else 0
-    used += 1
-    group = 0
-    while group < groups:
-        start = group
-        while group < groups and (codes[group] > 0) == occurs:
-            group += 1
-        occurs = not occurs
-        used = _put_gamma(group - start, data, used)
+    used = put_runs(codes[:groups] > 0, data, 8)
     previous = 64
     for group in range(groups):
         if codes[group]:
-            delta = _zigzag(codes[group] - previous)
+            delta = zigzag(codes[group] - previous)
             previous = codes[group]
             used += delta >> rice  # zeros
-            used = _put(1, 1, data, used)
-            used = _put(delta & ((1 << rice) - 1), rice, data, used)
+            used = put(1, 1, data, used)
+            used = put(delta & ((1 << rice) - 1), rice, data, used)
     return used
 
 
@@ -216,77 +207,22 @@ def _read_codes(data: NDArray[np.uint8], partition: int, rice: int, codes: NDArr
     """Read what `_write_codes` wrote; give the bits used, or -1 where `data` ends or a value is out of range."""
     groups = _NUM_GROUPS[partition]
     end = 8 * data.size
-    used = 9
-    occurs = used <= end and data[1] & 1
-    group = 0
-    while group < groups:
-        zeros = _zeros(data, used, end, 8)
-        if zeros < 0 or used + 2 * zeros + 1 > end:
-            return -1
-        run = _get(zeros + 1, data, used + zeros, True)
-        used += 2 * zeros + 1
-        if run > groups - group:
-            return -1
-        codes[group : group + run] = 1 if occurs else 0
-        group += run
-        occurs = not occurs
+    occurs = np.empty(groups, np.bool_)
+    used = get_runs(data, 8, end, occurs)
+    if used < 0:
+        return -1
+    codes[:groups] = occurs
     previous = 64
     for group in range(groups):
         if codes[group]:
-            zeros = _zeros(data, used, end, _MAX_DELTA + 1)
+            zeros = zeros_at(data, used, end, _MAX_DELTA)
             if zeros < 0 or used + zeros + 1 + rice > end:
                 return -1
-            delta = zeros << rice | _get(rice, data, used + zeros + 1, False)
+            delta = zeros << rice | get(rice, data, used + zeros + 1)
             used += zeros + 1 + rice
-            previous += -(delta + 1 >> 1) if delta & 1 else delta >> 1
+            previous += unzigzag(delta)
             if not 1 <= previous <= 64:
                 return -1
             codes[group] = previous
     padding = (8 - used % 8) % 8
-    return -1 if _get(padding, data, used, False) else used
-
-
-@jit
-def _zigzag(difference: int) -> int:
-    return 2 * difference if difference >= 0 else -2 * difference - 1
-
-
-@jit
-def _put_gamma(value: int, data: NDArray[np.uint8], used: int) -> int:
-    """Write value >= 1 as Elias gamma: as many zeros as it has bits behind the first, then it, highest bit first."""
-    bits = 0
-    while value >> (bits + 1):
-        bits += 1
-    used += bits
-    for bit in range(bits, -1, -1):
-        used = _put(value >> bit & 1, 1, data, used)
-    return used
-
-
-@jit
-def _put(value: int, num_bits: int, data: NDArray[np.uint8], used: int) -> int:
-    """Write num_bits bits, lowest first."""
-    for bit in range(num_bits):
-        data[(used + bit) >> 3] |= (value >> bit & 1) << ((used + bit) & 7)
-    return used + num_bits
-
-
-@jit
-def _get(num_bits: int, data: NDArray[np.uint8], used: int, highest_first: bool) -> int:
-    """Read num_bits bits that the caller knows to be there."""
-    value = 0
-    for bit in range(num_bits):
-        at = used + (num_bits - 1 - bit if highest_first else bit)
-        value |= (int(data[at >> 3]) >> (at & 7) & 1) << bit
-    return value
-
-
-@jit
-def _zeros(data: NDArray[np.uint8], used: int, end: int, limit: int) -> int:
-    """Count the zero bits at `used`; -1 where there are `limit` or more of them, or no one bit behind them."""
-    zeros = 0
-    while used + zeros < end and zeros < limit:
-        if data[(used + zeros) >> 3] >> ((used + zeros) & 7) & 1:
-            return zeros
-        zeros += 1
-    return -1
+    return -1 if get(padding, data, used) else used
