@@ -259,3 +259,12 @@ def test_records_follow_from_the_header():
         with pytest.raises(CorruptPayloadError, match="records"):
             place_records(header, wrong)
     assert zlib.crc32(write({"w": np.arange(5.0)})[:16]) == zlib.crc32(write({})[:16])
+
+
+def test_verify_reads_what_no_piece_needs():
+    data = bytearray(write({"none": np.zeros((0, 3), np.float32)}, {"none": CODERS["conv"]}))
+    (start,) = ContainerReader(np.frombuffer(bytes(data), np.uint8))._starts
+    CheckpointFile(bytes(data)).verify()
+    data[start] ^= 1
+    with pytest.raises(CorruptPayloadError, match=r"shared by none"):
+        CheckpointFile(bytes(data)).verify()

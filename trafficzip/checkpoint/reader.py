@@ -188,9 +188,10 @@ class CheckpointFile(Mapping[str, Array]):
             CorruptPayloadError: a record is damaged.
         """
         jobs: list[tuple[int, int, dict[int, Array]]] = []
-        for number, records in enumerate(self._records):
-            jobs += [(number, piece, {}) for piece in range(len(records.pieces))]
         with _naming(self._what):
+            for number, records in enumerate(self._records):
+                self._decoder(number)  # its shared record, which no piece may need
+                jobs += [(number, piece, {}) for piece in range(len(records.pieces))]
             run_in_threads(self._decode_piece, jobs, self._num_threads)
 
     def entry(self, name: str) -> Entry:
