@@ -29,7 +29,11 @@ def rows_of(model: str, *methods: str) -> list[Row]:
 
 def bits_at_error(rows: Sequence[Row], error: float) -> float:
     """Interpolate bits at a relative error; in its logarithm, in which curves are nearly straight."""
-    return _at([float(row["rel_l2"]) for row in rows], rows, error, logarithmic=True)
+    order = sorted(rows, key=lambda row: float(row["rel_l2"]))
+    errors, bits = ([float(row[column]) for row in order] for column in ("rel_l2", "bits_per_weight"))
+    if not errors[0] <= error <= errors[-1]:
+        raise ValueError(f"{error} is outside of the rows, {errors[0]} to {errors[-1]}")
+    return float(np.interp(np.log(error), np.log(errors), bits))
 
 
 def error_at_bits(rows: Sequence[Row], bits: float) -> float:
@@ -52,16 +56,6 @@ def bits_at_quality(rows: Sequence[Row], quality: float) -> float:
     if points[0][1] >= goal:
         return points[0][0]
     raise ValueError(f"quality {quality} is outside of the rows")
-
-
-def _at(values: Sequence[float], rows: Sequence[Row], wanted: float, *, logarithmic: bool) -> float:
-    scale = np.log if logarithmic else np.asarray
-    order = np.argsort(values)
-    found = np.array(values)[order]
-    bits = np.array([float(row["bits_per_weight"]) for row in rows])[order]
-    if not found[0] <= wanted <= found[-1]:
-        raise ValueError(f"{wanted} is outside of the rows, {found[0]} to {found[-1]}")
-    return float(np.interp(scale(wanted), scale(found), bits))
 
 
 def print_table() -> None:

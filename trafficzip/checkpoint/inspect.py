@@ -9,7 +9,7 @@ import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder
 from trafficzip.checkpoint.coders.delta import Delta
-from trafficzip.checkpoint.open import is_compressed
+from trafficzip.checkpoint.open import open_base
 from trafficzip.checkpoint.reader import CheckpointFile
 from trafficzip.checkpoint.save import as_source
 from trafficzip.checkpoint.tensors import Array, TensorInfo
@@ -131,9 +131,7 @@ def differences(first: Any, second: Any) -> Iterator[Difference]:
 
 def open_tensors(tensors: Any) -> Any:
     """Open a compressed checkpoint or anything that `save` takes, as a context manager of a source."""
-    if isinstance(tensors, bytes) or (isinstance(tensors, str | os.PathLike) and is_compressed(tensors)):
-        return CheckpointFile(tensors)
-    return as_source(tensors)
+    return open_base(tensors) if isinstance(tensors, bytes | str | os.PathLike) else as_source(tensors)
 
 
 def _problem(name: str, problem: str) -> Difference:

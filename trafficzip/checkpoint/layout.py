@@ -137,8 +137,12 @@ def describe(infos: Sequence[TensorInfo], piece: Piece) -> str:
     names = [infos[segment.tensor].name for segment in piece]
     if len(names) == 1 and (piece[0].start or piece[0].stop < infos[piece[0].tensor].num_elements):
         return f"{names[0]} [{piece[0].start}:{piece[0].stop}]"
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return listing(names)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Give the first names, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _read_entry(row: Any, num_coders: int) -> Entry:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trafficzip.checkpoint.coders.base import Coder, Decode, Describe
 from trafficzip.checkpoint.coders.delta import Base, Delta
-from trafficzip.checkpoint.layout import Entry, Records, describe, place_records, read_header
+from trafficzip.checkpoint.layout import Entry, describe, listing, place_records, read_header
 from trafficzip.checkpoint.pieces import Piece
 from trafficzip.checkpoint.tensors import DTYPES, Array, TensorInfo
 from trafficzip.errors import ConfigError, CorruptPayloadError, UnsupportedFormatError
@@ -235,7 +235,9 @@ class CheckpointFile(Mapping[str, Array]):
             records = self._records[number]
             shared = None
             if records.shared is not None:
-                shared = self._container.record(records.shared, lambda: f"shared by {_names(records)}")
+                shared = self._container.record(
+                    records.shared, lambda: f"shared by {listing([e.info.name for e in records.entries])}"
+                )
             infos, params = [e.stored for e in records.entries], [e.params for e in records.entries]
             self._decoders[number] = records.coder.decoder(infos, params, shared)
         return self._decoders[number]
@@ -270,11 +272,6 @@ def _naming(what: str) -> Iterator[None]:
         yield
     except (CorruptPayloadError, UnsupportedFormatError) as error:
         raise type(error)(f"{what}: {error}") from error
-
-
-def _names(records: Records) -> str:
-    names = [entry.info.name for entry in records.entries]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _map(path: str | os.PathLike[str]) -> Bytes:

@@ -1,25 +1,14 @@
 """A picture of a compressed checkpoint: bits per element of its tensors, by size."""
 
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-
-class FileLike(Protocol):
-    """What is drawn of a file."""
-
-    size: int
-    tensors: Sequence[Any]
-
-    @property
-    def bits_per_element(self) -> float:
-        """Of the whole file."""
+from trafficzip.checkpoint.inspect import FileReport
 
 
-def plot_file(report: Any, path: str | os.PathLike[str]) -> None:
+def plot_file(report: FileReport, path: str | os.PathLike[str]) -> None:
     """Draw each tensor as a bar as wide as its elements and as high as its bits per element, into a PNG."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
