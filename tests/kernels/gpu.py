@@ -1,0 +1,22 @@
+"""Where GPU kernels run in tests: on a CUDA device where there is one, else interpreted on CPU tensors."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+pytest.importorskip("triton")
+
+
+def on(array):
+    """Give a tensor on DEVICE that shares nothing with the array."""
+    return torch.from_numpy(np.array(array)).to(DEVICE)
+
+
+def off(tensor):
+    return tensor.cpu().numpy()
