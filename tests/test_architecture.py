@@ -14,7 +14,7 @@ LAYERS = [  # a module may import from lower rows, and from its own entry
     {"kernels", "wire"},
     {"quantizers", "codecs"},
     {"compressor", "error_feedback"},
-    {"presets"},
+    {"presets", "gpu"},
     {"comm", "checkpoint"},
     {"ddp", "fsdp", "local_sgd", "report"},
     {"demo"},
@@ -24,6 +24,7 @@ LAYERS = [  # a module may import from lower rows, and from its own entry
 OWNERS = {  # these packages are imported in these places only
     "numba": "kernels/numba_cpu",
     "llvmlite": "kernels/numba_cpu",
+    "triton": ("kernels/triton_gpu", "gpu/__init__"),
     "rich": ("cli", "report"),
     "typer": "cli",
     "jinja2": "report",
@@ -83,7 +84,7 @@ def test_only_cli_prints():
 
 
 def test_importing_the_package_loads_no_heavy_module():
-    heavy = ("torch", "numba", "rich", "matplotlib", "jinja2")
+    heavy = ("torch", "numba", "triton", "rich", "matplotlib", "jinja2")
     code = f"import sys, trafficzip; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

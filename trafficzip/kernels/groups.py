@@ -89,6 +89,29 @@ class Groups:
         rows[:, 4] = number
         return rows
 
+    def tiles(self, length: int) -> NDArray[np.int64]:
+        """Cut every group into tiles for GPU programs, the last one shorter.
+
+        length: elements of a tile; a multiple of 5 where symbol starts matter, so that no quartic byte spans two tiles.
+        Returns: int64 [tiles, 7]: value start, residual start, size, symbol start, first element counted through all
+        groups, first element counted within the group, group.
+        """
+        sizes = np.array(self.sizes, np.int64).reshape(-1)
+        counts = -(-sizes // length)
+        group = np.repeat(np.arange(len(sizes)), counts)
+        start = (np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+        symbols = -(-sizes // ALIGNMENT)
+        columns = [
+            np.array(self.value_starts, np.int64)[group] + start,
+            np.array(self.residual_starts, np.int64)[group] + start,
+            np.minimum(sizes[group] - start, length),
+            (np.cumsum(symbols) - symbols)[group] + start // ALIGNMENT,
+            (np.cumsum(sizes) - sizes)[group] + start,
+            start,
+            group,
+        ]
+        return np.stack(columns, axis=1).astype(np.int64)
+
     def check_fit(self, values_size: int, residual_size: int | None = None) -> None:
         """Check that every group lies inside arrays of these sizes.
 

@@ -42,14 +42,18 @@ class Frame:
     nonfinite: bool = False
     stored: tuple[bool, ...] = ()
 
-    def pack(self) -> Bytes:
-        """Give the frame's bytes, uint8 [24 + 4 * scales + payload]."""
+    def head(self) -> bytes:
+        """Give the header's first 20 bytes, all but the checksum."""
         flags = FLAG_NONFINITE * self.nonfinite
         for flag, stored in zip(FLAG_STORED, self.stored, strict=False):
             flags |= flag * stored
         ids = (*self.codec_ids, 0, 0)[:MAX_CODECS]
         head = pack_u8s(*MAGIC, VERSION, flags, self.quantizer_id, *ids, int(self.scales.size > 0))
-        head += pack_u32s(self.num_elements, self.num_groups, self.payload.size)
+        return head + pack_u32s(self.num_elements, self.num_groups, self.payload.size)
+
+    def pack(self) -> Bytes:
+        """Give the frame's bytes, uint8 [24 + 4 * scales + payload]."""
+        head = self.head()
         scales = pack_float32s(self.scales)
         check = zlib.crc32(self.payload.data, zlib.crc32(scales, zlib.crc32(head)))
         front = np.frombuffer(head + pack_u32s(check) + scales, np.uint8)

@@ -1,0 +1,102 @@
+"""Compile GPU kernels ahead of time, without a GPU: `python -m tests.kernels.compile_gpu launches.json sm`.
+
+The launches were recorded by `record` while tests ran the kernels interpreted, so what compiles is what is launched.
+"""
+
+import json
+import sys
+from contextlib import contextmanager
+
+TYPES = {
+    "torch.float32": "*fp32", "torch.float16": "*fp16", "torch.bfloat16": "*bf16", "torch.uint8": "*u8",
+    "torch.int8": "*i8", "torch.int32": "*i32", "torch.int64": "*i64", "torch.uint32": "*u32", "torch.uint64": "*u64",
+    "torch.int16": "*i16", "torch.uint16": "*u16",
+}  # fmt: skip
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
+
+
+@contextmanager
+def record(launches):
+    """Note every launch of an interpreted kernel in the set `launches`, as JSON text."""
+    from triton.runtime import interpreter
+
+    run = interpreter.InterpretedFunction.run
+
+    def recorded(self, *args, grid, warmup, **kwargs):
+        names = self.arg_names
+        given = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+        constants = {n for n in names if "constexpr" in str(self.fn.__annotations__.get(n, ""))}
+        signature, values = {}, {}
+        for name in names:
+            value = given.get(name)
+            if name in constants or value is None:
+                signature[name], values[name] = "constexpr", getattr(value, "value", value)
+            elif hasattr(value, "data_ptr"):
+                signature[name] = TYPES[str(value.dtype)]
+            elif isinstance(value, float):
+                signature[name] = "fp32"
+            else:
+                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        options = {k: v for k, v in kwargs.items() if k in OPTIONS}
+        entry = {
+            "module": self.fn.__module__, "kernel": self.fn.__name__, "signature": signature, "constants": values,
+            "options": options,
+        }  # fmt: skip
+        launches.add(json.dumps(entry, sort_keys=True))
+        return run(self, *args, grid=grid, warmup=warmup, **kwargs)
+
+    interpreter.InterpretedFunction.run = recorded
+    try:
+        yield
+    finally:
+        interpreter.InterpretedFunction.run = run
+
+
+def compile_all(launches, sm):
+    """Compile each launch for one architecture; give kernel, registers, spills and bytes of shared memory."""
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    rows = []
+    for text in sorted(launches):
+        entry = json.loads(text)
+        kernel = getattr(importlib.import_module(entry["module"]), entry["kernel"])
+        pointers = [name for name, kind in entry["signature"].items() if kind.startswith("*")]
+        attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+        source = ASTSource(kernel, entry["signature"], entry["constants"], attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=entry["options"])
+        ptx = compiled.asm["ptx"]
+        rows.append(
+            {
+                "kernel": entry["kernel"], "module": entry["module"], "constants": entry["constants"],
+                "shared": compiled.metadata.shared, "fma": "fma.rn.f32" in ptx, "ftz": ".ftz" in ptx,
+                "approximate": "div.full" in ptx or "div.approx" in ptx, "cubin_bytes": len(compiled.asm["cubin"]),
+                **resources(compiled.asm["cubin"]),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def resources(cubin):
+    """Give registers and bytes of stack (spills) of a kernel, as its machine code says."""
+    import re
+    import subprocess
+    import tempfile
+    from pathlib import Path
+
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name.lower(): int(re.findall(rf"{name}:(\d+)", text)[-1]) for name in ("REG", "STACK")}
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1]) as file:
+        json.dump(compile_all(json.load(file), int(sys.argv[2])), sys.stdout)

@@ -1,0 +1,245 @@
+"""The codec of a bucket's messages on a GPU: gradients to message bytes and back, in few launches.
+
+Messages of fixed size (quartic bytes, casts, 8-bit) never wait for the device and may be captured in a CUDA graph;
+what was found wrong is in a verdict that stays there until somebody asks. `trafficzip.gpu.variable` has the others.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trafficzip.compressor import Compressor
+from trafficzip.errors import ConfigError
+from trafficzip.gpu.layout import KIND_TERNARY, FramePlan, MessageLayout, frame_table
+from trafficzip.gpu.received import Coded, Received
+from trafficzip.kernels import Groups
+from trafficzip.kernels import triton_gpu_codes as codes_kernels
+from trafficzip.kernels import triton_gpu_crc as crc_kernels
+from trafficzip.kernels import triton_gpu_decode as decode_kernels
+from trafficzip.kernels import triton_gpu_messages as message_kernels
+from trafficzip.kernels import triton_gpu_scales as scale_kernels
+from trafficzip.kernels.triton_gpu import INTERPRETED, on_device
+
+_ROWS = 4096 if INTERPRETED else 128  # of 15 elements, per program; bytes do not depend on it
+_SYMBOLS = 16384 if INTERPRETED else 512  # quartic bytes per program that decodes
+_BLOCK_TILE = 65536 if INTERPRETED else 2048
+CRC_TILE = 1 << 20 if INTERPRETED else 16384
+
+
+class GpuCodec:
+    """Compresses buckets into messages, and owners' means; tables are uploaded once.
+
+    messages: per receiver, the compressor and groups of each of its frames.
+    device: where values, residuals and messages live.
+
+    Raises:
+        ConfigError: a compressor has no GPU kernels.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[Sequence[tuple[Compressor, Groups]]],
+        device: torch.device,
+        *,
+        rows: int = _ROWS,
+    ) -> None:
+        self.layout = MessageLayout(messages)
+        self.device = device
+        self.rows = rows
+        frames = self.layout.frames
+        # Frames of one kind share a launch; a kind with blocks has as many as it has block sizes.
+        sorts = sorted({(frame.kind, frame.block) for frame in frames})
+        self._tiles = {sort: self._upload([f.tiles(15 * rows) for f in _of(frames, sort)]) for sort in sorts}
+        self._block_tiles = {
+            sort: self._upload([f.tiles(_BLOCK_TILE) for f in _of(frames, sort)]) for sort in sorts if sort[1] > 1
+        }
+        self._decode_tiles = {
+            sort: self._upload([f.tiles(_decode_tile(sort[0])) for f in _of(frames, sort)]) for sort in sorts
+        }
+        self._scale_table = self._upload([frame.scale_table() for frame in frames])
+        self.frame_table = on_device(frame_table(frames), device)
+        self._headers = on_device(np.array([frame.headers() for frame in frames], np.uint8).reshape(-1, 2, 24), device)
+        self._crc_tiles = on_device(
+            crc_kernels.crc_tiles([crc_row(f, f.start, f.size, plain=True) for f in frames], tile=CRC_TILE), device
+        )
+
+    def _upload(self, tables: Sequence[np.ndarray]) -> torch.Tensor:
+        return on_device(np.concatenate(tables) if tables else np.zeros((0, 1), np.int64), self.device)
+
+    def quantize(
+        self,
+        values: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+        *,
+        out_like_residual: bool = True,
+        verdict: torch.Tensor | None = None,
+    ) -> Coded:
+        """Find scales, write codes, and write what is lost to `out`, unless some input is not finite.
+
+        values: float32, bfloat16 or float16 [any], read at the groups' value starts.
+        residual: float32 [any], added first.
+        out: float32 [any], laid out like the residual or like the values; may be either of them.
+        verdict: int32 [1]; where it is not 0, all counts as not finite.
+
+        Raises:
+            ConfigError: a tensor is on another device, of another dtype, or too short.
+        """
+        self._check(values, residual, out, out_like_residual=out_like_residual)
+        peaks = self._peaks()
+        self._raise_peaks(values, residual, peaks, only_blocks=False)
+        return self._write(values, residual, out, peaks, out_like_residual=out_like_residual, verdict=verdict)
+
+    def quantize_mean(
+        self, received: Received, residual: torch.Tensor, lost: torch.Tensor, *, world_size: int | None = None
+    ) -> Coded:
+        """Average what was received, add the owner's residual, and quantize; each input is read once.
+
+        residual: float32 [any], at the groups' residual starts; unchanged.
+        lost: float32 [any], receives at the groups' value starts what the owner's residual becomes.
+        world_size: what the sum is divided by, the number of copies by default.
+        """
+        self._check(lost, residual, lost, out_like_residual=False)
+        peaks = self._peaks()
+        divisor = world_size or received.copies
+        for (kind, block), tiles in self._decode_tiles.items():
+            decode_kernels.accumulate(
+                received.data, received.scales, lost, tiles, received.verdict, kind=kind, block=block,
+                tile=_decode_tile(kind), stride=self.layout.num_bytes, divisor=divisor,
+                residual=residual if block == 1 else None, peaks=peaks if block == 1 else None,
+            )  # fmt: skip
+        self._raise_peaks(lost, residual, peaks, only_blocks=True)
+        return self._write(lost, residual, lost, peaks, out_like_residual=False, verdict=received.verdict, summed=True)
+
+    def pack(self, coded: Coded) -> torch.Tensor:
+        """Write headers and checksums: the messages of fixed size, uint8 [bytes of all], without waiting.
+
+        Raises:
+            ConfigError: a compressor has a codec of unknown output size.
+        """
+        if any(frame.codec for frame in self.layout.frames):
+            raise ConfigError("messages with zero runs or rANS have no fixed size: use trafficzip.gpu.variable")
+        crcs, _ = crc_kernels.frame_crcs(coded.data, self._crc_tiles, len(self.layout.frames), tile=CRC_TILE)
+        message_kernels.finish(coded.data, self.frame_table, self._headers, crcs[0], coded.flag)
+        return coded.data
+
+    def unpack(self, data: torch.Tensor, *, copies: int = 1) -> Received:
+        """Judge `copies` ranks' messages of fixed size that lie one after the other, without waiting.
+
+        Raises:
+            ConfigError: `data` is not uint8 [copies * bytes] on this device.
+        """
+        size = copies * self.layout.num_bytes
+        if data.dtype != torch.uint8 or data.shape != (size,) or data.device.type != self.device.type:
+            raise ConfigError(f"messages: {data.dtype} {list(data.shape)} on {data.device}, expected uint8 [{size}]")
+        crcs, bad = crc_kernels.frame_crcs(
+            data, self._crc_tiles, len(self.layout.frames), copies=copies, stride=self.layout.num_bytes, check=True,
+            tile=CRC_TILE,
+        )  # fmt: skip
+        received = self.received(data, copies)
+        message_kernels.judge(
+            data, self.frame_table, self._headers, crcs, bad, received.scales, received.status, received.verdict,
+            stride=self.layout.num_bytes,
+        )  # fmt: skip
+        return received
+
+    def received(self, data: torch.Tensor, copies: int) -> Received:
+        """Give messages that are still to be judged."""
+        scales = torch.zeros((copies, self.layout.num_scales), dtype=torch.float32, device=self.device)
+        status = torch.zeros((copies, len(self.layout.frames)), dtype=torch.int32, device=self.device)
+        return Received(data, scales, status, torch.zeros(1, dtype=torch.int32, device=self.device))
+
+    def decode(
+        self, received: Received, out: torch.Tensor, *, divisor: int = 1, out_like_residual: bool = False
+    ) -> None:
+        """Write the sum of all copies' values, in order from +0, divided once, to `out`.
+
+        out: float32, bfloat16 or float16 [any]. NaN where an input was not finite; unchanged where a frame is damaged.
+        """
+        self._check(out, None, None, out_like_residual=out_like_residual)
+        for (kind, block), tiles in self._decode_tiles.items():
+            decode_kernels.accumulate(
+                received.data, received.scales, out, tiles, received.verdict, kind=kind, block=block,
+                tile=_decode_tile(kind), stride=self.layout.num_bytes, divisor=divisor,
+                out_like_residual=out_like_residual,
+            )  # fmt: skip
+
+    def _peaks(self) -> torch.Tensor:
+        return torch.zeros((2, self.layout.num_scales), dtype=torch.int32, device=self.device)
+
+    def _raise_peaks(
+        self, values: torch.Tensor, residual: torch.Tensor | None, peaks: torch.Tensor, *, only_blocks: bool
+    ) -> None:
+        for sort, tiles in self._tiles.items():
+            if sort[1] > 1:
+                blocks = self._block_tiles[sort]
+                scale_kernels.block_peaks(values, residual, blocks, peaks, tile=_BLOCK_TILE, block=sort[1])
+            elif not only_blocks:
+                scale_kernels.group_peaks(values, residual, tiles, peaks, tile=15 * self.rows)
+
+    def _write(
+        self,
+        values: torch.Tensor,
+        residual: torch.Tensor | None,
+        out: torch.Tensor | None,
+        peaks: torch.Tensor,
+        *,
+        out_like_residual: bool,
+        verdict: torch.Tensor | None,
+        summed: bool = False,
+    ) -> Coded:
+        """Quantize with these peaks; where `summed`, `values` already holds the residual, except for blocks."""
+        data = torch.empty(self.layout.num_bytes, dtype=torch.uint8, device=self.device)
+        scales = torch.empty(self.layout.num_scales, dtype=torch.float32, device=self.device)
+        flag = torch.zeros(1, dtype=torch.int32, device=self.device)
+        scale_kernels.find_scales(
+            peaks, self._scale_table, scales, data, flag, self.frame_table, self._headers, verdict
+        )
+        for (kind, block), tiles in self._tiles.items():
+            codes_kernels.quantize(
+                values, None if summed and block == 1 else residual, out, tiles, scales, flag, data, kind=kind,
+                block=block, rows=self.rows, out_like_residual=out_like_residual,
+            )  # fmt: skip
+        return Coded(data, flag)
+
+    def _check(
+        self,
+        values: torch.Tensor,
+        residual: torch.Tensor | None,
+        out: torch.Tensor | None,
+        *,
+        out_like_residual: bool,
+    ) -> None:
+        for name, tensor in (("values", values), ("residual", residual), ("out", out)):
+            if tensor is None:
+                continue
+            allowed = (torch.float32, torch.bfloat16, torch.float16) if name == "values" else (torch.float32,)
+            if tensor.device.type != self.device.type or tensor.dtype not in allowed or not tensor.is_contiguous():
+                raise ConfigError(
+                    f"{name}: {tensor.dtype} {list(tensor.shape)} on {tensor.device}, expected contiguous "
+                    f"{' or '.join(str(dtype) for dtype in allowed)} on {self.device}"
+                )
+        for frame in self.layout.frames:
+            frame.groups.check_fit(values.numel(), None if residual is None else residual.numel())
+            if out is not None and out_like_residual:
+                frame.groups.check_fit(values.numel(), out.numel())
+            elif out is not None:
+                frame.groups.check_fit(out.numel())
+
+
+def _of(frames: Sequence[FramePlan], sort: tuple[int, int]) -> list[FramePlan]:
+    return [frame for frame in frames if (frame.kind, frame.block) == sort]
+
+
+def _decode_tile(kind: int) -> int:
+    return 5 * _SYMBOLS if kind == KIND_TERNARY else 4 * _SYMBOLS
+
+
+def crc_row(frame: FramePlan, start: int, size: int, *, plain: bool) -> tuple[int, int, int, int]:
+    """Give start, size, start of the codes, and what they must be: 1 quartic bytes, 2 8-bit codes, 0 anything.
+
+    plain: the last codec was not applied, so that codes lie there as they are.
+    """
+    kind = {1: 1, 4: 2, 7: 2}.get(frame.kind, 0) if plain else 0
+    return start, size, start + frame.code_start - frame.start, kind
