@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # Triton's interpreter runs kernels on CPU tensors, for tests
 
 
-def on_device(table: NDArray[Any] | Sequence[int], device: torch.device) -> torch.Tensor:
-    """Copy a table that the host made to the device, without waiting for it."""
+def on_device(table: NDArray[Any] | Sequence[int], device: torch.device, *, wait: bool = True) -> torch.Tensor:
+    """Copy a table that the host made to the device.
+
+    wait: until it is there, so that any stream may read it; otherwise only the current stream may.
+    """
     host = torch.from_numpy(np.array(table))
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    if device.type != "cuda":
+        return host
+    return host.to(device) if wait else host.pin_memory().to(device, non_blocking=True)
