@@ -21,11 +21,12 @@ def quartic_symbols(num_symbols: int, share: float, seed: int = 0) -> NDArray[np
     return (digits @ np.array([81, 27, 9, 3, 1])).astype(np.uint8)
 
 
-def assert_chunk_equals_reference(symbols: NDArray[np.uint8]) -> None:
+def assert_chunk_equals_reference(symbols: NDArray[np.uint8], chunk_symbols: int = 65536) -> None:
     _, frequencies, bits = model_kernels.fit(kernels.count_symbols(symbols))
     lanes = reference.num_lanes(symbols.size)
-    encoded = kernels.encode_chunk(symbols, kernels.encoder_tables(frequencies, bits), bits, lanes)
-    assert encoded.tobytes() == reference.encode_chunk(symbols.tolist(), frequencies.tolist(), bits)
+    blocks = reference.max_tail_blocks(symbols.size, chunk_symbols)
+    encoded = kernels.encode_chunk(symbols, kernels.encoder_tables(frequencies, bits), bits, lanes, blocks)
+    assert encoded.tobytes() == reference.encode_chunk(symbols.tolist(), frequencies.tolist(), bits, chunk_symbols)
     out = np.full(symbols.size, 255, np.uint8)
     assert kernels.decode_chunk(encoded, *kernels.decoder_tables(frequencies, bits), bits, lanes, out)
     assert np.array_equal(out, symbols)
@@ -38,6 +39,18 @@ def test_chunk_equals_reference(num_symbols: int, share: float) -> None:
     symbols = quartic_symbols(num_symbols, share)
     symbols[:2] = 0, 242  # one symbol alone has no model
     assert_chunk_equals_reference(symbols)
+
+
+@pytest.mark.parametrize(
+    ("num_symbols", "chunk_symbols", "blocks"),
+    [(8192, 8192, 32), (8192, 65536, 255), (4096, 65536, 128), (65536, 1 << 20, 255)],
+)
+def test_tail_of_sparse_symbols_reaches_its_limit(num_symbols: int, chunk_symbols: int, blocks: int) -> None:
+    symbols = np.full(num_symbols, 121, np.uint8)
+    symbols[:9] = 7  # far from the end, so that the tail gives no word
+    assert_chunk_equals_reference(symbols, chunk_symbols)
+    _, frequencies, bits = model_kernels.fit(kernels.count_symbols(symbols))
+    assert reference.encode_chunk(symbols.tolist(), frequencies.tolist(), bits, chunk_symbols)[0] == blocks
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,7 +67,7 @@ def test_any_chunk_equals_reference(data: list[int], repeat: int, other: int) ->
 def test_damaged_chunk_is_judged_as_the_reference_judges_it(damage: list[tuple[int, int]], cut: int) -> None:
     symbols = quartic_symbols(4101, 0.05)
     _, frequencies, bits = model_kernels.fit(kernels.count_symbols(symbols))
-    data = kernels.encode_chunk(symbols, kernels.encoder_tables(frequencies, bits), bits, 8)
+    data = kernels.encode_chunk(symbols, kernels.encoder_tables(frequencies, bits), bits, 8, 128)
     for at, value in damage:
         data[at % data.size] = value
     data = data[:cut] if cut < 0 else np.concatenate([data, np.zeros(cut, np.uint8)])

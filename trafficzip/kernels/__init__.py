@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.kernels.groups import ALIGNMENT, Groups
-from trafficzip.kernels.reference_rans import num_lanes
+from trafficzip.kernels.reference_rans import max_tail_blocks, num_lanes
 from trafficzip.kernels.threads import run_in_threads
 
 __all__ = [
@@ -259,11 +259,14 @@ def rans_read_model(data: U8, frequencies: NDArray[np.int64]) -> tuple[int, int]
 
 
 def rans_encode(
-    chunks: Sequence[U8], frequencies: NDArray[np.int64], precision_bits: int, *, num_threads: int = 1
+    chunks: Sequence[U8], model: tuple[NDArray[np.int64], int], *, chunk_symbols: int, num_threads: int = 1
 ) -> list[U8]:
-    """Encode chunks that share a model, each into bytes of its own."""
-    table = _rans().encoder_tables(frequencies, precision_bits)
-    jobs = [(chunk, table, precision_bits, num_lanes(chunk.size)) for chunk in chunks]
+    """Encode chunks that share a model, of at most `chunk_symbols` each, into bytes of their own.
+
+    model: frequencies and precision_bits.
+    """
+    table = _rans().encoder_tables(*model)
+    jobs = [(c, table, model[1], num_lanes(c.size), max_tail_blocks(c.size, chunk_symbols)) for c in chunks]
     return run_in_threads(_rans().encode_chunk, jobs, num_threads)
 
 

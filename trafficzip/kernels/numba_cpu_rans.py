@@ -73,11 +73,12 @@ def decoder_tables(frequencies: NDArray[np.int64], precision_bits: int) -> tuple
 
 @jit
 def encode_chunk(
-    symbols: NDArray[np.uint8], table: NDArray[np.uint64], precision_bits: int, num_lanes: int
+    symbols: NDArray[np.uint8], table: NDArray[np.uint64], precision_bits: int, num_lanes: int, max_tail_blocks: int
 ) -> NDArray[np.uint8]:
     """Encode one chunk: tail length, final states, words.
 
-    symbols: uint8 [n], n > 0, all with a frequency.  table: as `encoder_tables` gives it.  Returns: uint8 [m].
+    symbols: uint8 [n], n > 0, all with a frequency.  table: as `encoder_tables` gives it.
+    max_tail_blocks: as `reference_rans.max_tail_blocks` gives it; only for eight lanes.  Returns: uint8 [m].
     Source: FORMAT.md, rANS, chunks.
     """
     size = symbols.size
@@ -90,8 +91,7 @@ def encode_chunk(
     body = size & ~7
     s0, at = _push_all(_LOW, table, symbols[body:], bits, words, size)
     blocks = 0
-    most = min(255, size >> 5)  # where so few bits are in so many symbols, one state would take too long
-    while size - at < 7 and blocks < most:
+    while size - at < 7 and blocks < max_tail_blocks:
         blocks += 1
         body -= 8
         s0, at = _push_all(s0, table, symbols[body : body + 8], bits, words, at)

@@ -15,6 +15,14 @@ def num_lanes(num_symbols: int) -> int:
     return 1 if num_symbols < 1 << 12 else 8
 
 
+def max_tail_blocks(num_symbols: int, chunk_symbols: int) -> int:
+    """Limit the blocks of eight symbols in the tail of a chunk, which one state alone codes.
+
+    num_symbols: of the chunk.  chunk_symbols: what a chunk of the payload may have at most.
+    """
+    return min(255, chunk_symbols >> 8, num_symbols >> 5)
+
+
 def group_sizes(partition: int) -> list[int]:
     """Give the sizes of the groups of equally likely symbols, in `symbol_order`; their sum is 243.
 
@@ -62,7 +70,7 @@ def frequencies(codes: Sequence[int], partition: int, precision_bits: int) -> li
     return result
 
 
-def encode_chunk(symbols: Sequence[int], table: Sequence[int], precision_bits: int) -> bytes:
+def encode_chunk(symbols: Sequence[int], table: Sequence[int], precision_bits: int, chunk_symbols: int) -> bytes:
     """Encode symbols, last one first, so that a decoder gives them first one first; table has their frequencies.
 
     The tail, the last symbols, has only lane 0. Seven words that it gives become the low halves of the initial states
@@ -72,7 +80,7 @@ def encode_chunk(symbols: Sequence[int], table: Sequence[int], precision_bits: i
     if lanes == 1:
         state, words = push_all(LOW, symbols, table, precision_bits)
         return join_states([state]) + join_words(words)
-    for blocks in range(min(255, size // 32) + 1):
+    for blocks in range(max_tail_blocks(size, chunk_symbols) + 1):
         body = size - size % 8 - 8 * blocks
         state, words = push_all(LOW, symbols[body:], table, precision_bits)
         if len(words) >= 7:
