@@ -1,6 +1,7 @@
-"""Compile GPU kernels ahead of time, without a GPU: `python -m tests.kernels.compile_gpu launches.json sm`.
+"""Compile GPU kernels ahead of time, without a GPU.
 
-The launches were recorded by `record` while tests ran the kernels interpreted, so what compiles is what is launched.
+`python -m tests.kernels.compile_gpu record > launches.json` runs the kernels interpreted and notes their launches;
+`python -m tests.kernels.compile_gpu launches.json 90` compiles them for sm_90: what compiles is what is launched.
 """
 
 import json
@@ -97,6 +98,55 @@ def resources(cubin):
     return {name.lower(): int(re.findall(rf"{name}:(\d+)", text)[-1]) for name in ("REG", "STACK")}
 
 
+def record_all():
+    """Run everything that a GPU's codec launches, interpreted, with the sizes that it has on a device."""
+    import os
+
+    os.environ["TRITON_INTERPRET"] = "1"
+    from trafficzip.kernels import triton_gpu
+
+    triton_gpu.INTERPRETED = False  # before the modules that choose their sizes by it
+    import numpy as np
+    import torch
+
+    from tests.gpu.test_codec import SMALL, TERNARY, bucket
+    from trafficzip.codecs import Quartic, Rans, ZeroRun
+    from trafficzip.compressor import Compressor
+    from trafficzip.gpu import GpuCodec, VariableCodec
+    from trafficzip.kernels.segments import Segments
+    from trafficzip.kernels.triton_gpu_rans_decode import rans_decode
+
+    launches = set()
+    with record(launches):
+        for last in (None, ZeroRun(), Rans(chunk_symbols=256)):
+            large = TERNARY if last is None else Compressor(quantizer=TERNARY.quantizer, codecs=(Quartic(), last))
+            for small, dtype in zip(SMALL, (torch.float32, torch.bfloat16, torch.float16, torch.float32), strict=True):
+                given = bucket(1)
+                codec = GpuCodec(given.messages(large, small), torch.device("cpu"))
+                variable = None if last is None else VariableCodec(codec)
+                values, residual = torch.from_numpy(given.values), torch.from_numpy(given.residual)
+                coded = codec.quantize(values.to(dtype), residual, residual)
+                if variable is None:
+                    received = codec.unpack(codec.pack(coded).repeat(3), copies=3)
+                else:
+                    message, sizes = variable.pack(coded)
+                    received = variable.unpack(message.repeat(3), [sizes] * 3)
+                for out_type, divisor in ((torch.float32, 3), (torch.bfloat16, 1), (torch.float16, 2)):
+                    codec.decode(received, values.to(out_type), divisor=divisor)
+                codec.quantize_mean(received, residual, values)
+                codec.quantize(values, None, values, out_like_residual=False)
+                if last is not None:
+                    break  # small tensors are as before
+        plain = torch.from_numpy(
+            Rans().encode(np.arange(243, dtype=np.uint8))
+        )  # what no frame has, but a decoder reads
+        rans_decode(plain, Segments([0], [plain.numel()]), torch.empty(243, dtype=torch.uint8), [0], [243])
+    return sorted(launches)
+
+
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        json.dump(compile_all(json.load(file), int(sys.argv[2])), sys.stdout)
+    if sys.argv[1] == "record":
+        json.dump(record_all(), sys.stdout)
+    else:
+        with open(sys.argv[1]) as file:
+            json.dump(compile_all(json.load(file), int(sys.argv[2])), sys.stdout)

@@ -19,7 +19,7 @@ from trafficzip.kernels import triton_gpu_crc as crc_kernels
 from trafficzip.kernels import triton_gpu_decode as decode_kernels
 from trafficzip.kernels import triton_gpu_messages as message_kernels
 from trafficzip.kernels import triton_gpu_scales as scale_kernels
-from trafficzip.kernels.triton_gpu import INTERPRETED, on_device
+from trafficzip.kernels.triton_gpu import INTERPRETED, on_device, on_its_device
 
 _ROWS = 4096 if INTERPRETED else 128  # of 15 elements, per program; bytes do not depend on it
 _SYMBOLS = 16384 if INTERPRETED else 512  # quartic bytes per program that decodes
@@ -45,7 +45,9 @@ class GpuCodec:
         rows: int = _ROWS,
     ) -> None:
         self.layout = MessageLayout(messages)
-        self.device = device
+        # `cuda` alone means the current device, now and later.
+        current = device.type == "cuda" and device.index is None
+        self.device = device = torch.device("cuda", torch.cuda.current_device()) if current else device
         self.rows = rows
         frames = self.layout.frames
         # Frames of one kind share a launch; a kind with blocks has as many as it has block sizes.
@@ -67,6 +69,7 @@ class GpuCodec:
     def _upload(self, tables: Sequence[np.ndarray]) -> torch.Tensor:
         return on_device(np.concatenate(tables) if tables else np.zeros((0, 1), np.int64), self.device)
 
+    @on_its_device
     def quantize(
         self,
         values: torch.Tensor,
@@ -91,6 +94,7 @@ class GpuCodec:
         self._raise_peaks(values, residual, peaks, only_blocks=False)
         return self._write(values, residual, out, peaks, out_like_residual=out_like_residual, verdict=verdict)
 
+    @on_its_device
     def quantize_mean(
         self, received: Received, residual: torch.Tensor, lost: torch.Tensor, *, world_size: int | None = None
     ) -> Coded:
@@ -112,6 +116,7 @@ class GpuCodec:
         self._raise_peaks(lost, residual, peaks, only_blocks=True)
         return self._write(lost, residual, lost, peaks, out_like_residual=False, verdict=received.verdict, summed=True)
 
+    @on_its_device
     def pack(self, coded: Coded) -> torch.Tensor:
         """Write headers and checksums: the messages of fixed size, uint8 [bytes of all], without waiting.
 
@@ -124,6 +129,7 @@ class GpuCodec:
         message_kernels.finish(coded.data, self.frame_table, self._headers, crcs[0], coded.flag)
         return coded.data
 
+    @on_its_device
     def unpack(self, data: torch.Tensor, *, copies: int = 1) -> Received:
         """Judge `copies` ranks' messages of fixed size that lie one after the other, without waiting.
 
@@ -131,8 +137,10 @@ class GpuCodec:
             ConfigError: `data` is not uint8 [copies * bytes] on this device.
         """
         size = copies * self.layout.num_bytes
-        if data.dtype != torch.uint8 or data.shape != (size,) or data.device.type != self.device.type:
-            raise ConfigError(f"messages: {data.dtype} {list(data.shape)} on {data.device}, expected uint8 [{size}]")
+        if data.dtype != torch.uint8 or data.shape != (size,) or data.device != self.device:
+            raise ConfigError(
+                f"messages: {data.dtype} {list(data.shape)} on {data.device}, expected uint8 [{size}] on {self.device}"
+            )
         crcs, bad = crc_kernels.frame_crcs(
             data, self._crc_tiles, len(self.layout.frames), copies=copies, stride=self.layout.num_bytes, check=True,
             tile=CRC_TILE,
@@ -150,6 +158,7 @@ class GpuCodec:
         status = torch.zeros((copies, len(self.layout.frames)), dtype=torch.int32, device=self.device)
         return Received(data, scales, status, torch.zeros(1, dtype=torch.int32, device=self.device))
 
+    @on_its_device
     def decode(
         self, received: Received, out: torch.Tensor, *, divisor: int = 1, out_like_residual: bool = False
     ) -> None:
@@ -215,17 +224,15 @@ class GpuCodec:
             if tensor is None:
                 continue
             allowed = (torch.float32, torch.bfloat16, torch.float16) if name == "values" else (torch.float32,)
-            if tensor.device.type != self.device.type or tensor.dtype not in allowed or not tensor.is_contiguous():
+            if tensor.device != self.device or tensor.dtype not in allowed or not tensor.is_contiguous():
                 raise ConfigError(
                     f"{name}: {tensor.dtype} {list(tensor.shape)} on {tensor.device}, expected contiguous "
                     f"{' or '.join(str(dtype) for dtype in allowed)} on {self.device}"
                 )
-        for frame in self.layout.frames:
-            frame.groups.check_fit(values.numel(), None if residual is None else residual.numel())
-            if out is not None and out_like_residual:
-                frame.groups.check_fit(values.numel(), out.numel())
-            elif out is not None:
-                frame.groups.check_fit(out.numel())
+        needed = self.layout.value_end, self.layout.residual_end
+        for tensor, end in ((values, needed[0]), (residual, needed[1]), (out, needed[int(out_like_residual)])):
+            if tensor is not None and tensor.numel() < end:
+                raise ConfigError(f"groups end at element {end} of a tensor that has {tensor.numel()}")
 
 
 def _of(frames: Sequence[FramePlan], sort: tuple[int, int]) -> list[FramePlan]:
@@ -233,7 +240,7 @@ def _of(frames: Sequence[FramePlan], sort: tuple[int, int]) -> list[FramePlan]:
 
 
 def _decode_tile(kind: int) -> int:
-    return 5 * _SYMBOLS if kind == KIND_TERNARY else 4 * _SYMBOLS
+    return 5 * _SYMBOLS if kind == KIND_TERNARY else 2 * _SYMBOLS
 
 
 def crc_row(frame: FramePlan, start: int, size: int, *, plain: bool) -> tuple[int, int, int, int]:
@@ -242,4 +249,4 @@ def crc_row(frame: FramePlan, start: int, size: int, *, plain: bool) -> tuple[in
     plain: the last codec was not applied, so that codes lie there as they are.
     """
     kind = {1: 1, 4: 2, 7: 2}.get(frame.kind, 0) if plain else 0
-    return start, size, start + frame.code_start - frame.start, kind
+    return start, size, start + min(frame.code_start - frame.start, size), kind

@@ -112,12 +112,15 @@ class MessageLayout:
     """The messages of one bucket, back to back in one buffer; every message is the frames of one receiver.
 
     num_scales: scales of all frames, peaks of casts included.
+    value_end, residual_end: elements that values and residuals have at least.
     """
 
     frames: tuple[FramePlan, ...]
     message_frames: tuple[int, ...]  # how many frames each message has
     message_sizes: tuple[int, ...]
     num_scales: int
+    value_end: int
+    residual_end: int
 
     def __init__(self, messages: Sequence[Sequence[tuple[Compressor, Groups]]]) -> None:
         frames: list[FramePlan] = []
@@ -134,6 +137,10 @@ class MessageLayout:
         object.__setattr__(self, "message_frames", tuple(len(message) for message in messages))
         object.__setattr__(self, "message_sizes", tuple(sizes))
         object.__setattr__(self, "num_scales", first_scale)
+        for name in ("value", "residual"):
+            starts = [start for frame in frames for start in getattr(frame.groups, f"{name}_starts")]
+            ends = np.array(starts, np.int64) + np.array([size for f in frames for size in f.groups.sizes], np.int64)
+            object.__setattr__(self, f"{name}_end", int(ends.max(initial=0)))
 
     @property
     def num_bytes(self) -> int:

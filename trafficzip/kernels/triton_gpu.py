@@ -1,7 +1,9 @@
 """What all Triton kernels share: how they are launched, and small pieces of device code."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +11,19 @@ import triton
 from numpy.typing import NDArray
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # Triton's interpreter runs kernels on CPU tensors, for tests
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def on_its_device(method: Method) -> Method:
+    """Make a method launch its kernels on the device that its object has in `device`, whichever is the current one."""
+
+    @wraps(method)
+    def launch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            return method(self, *args, **kwargs)
+
+    return launch  # type: ignore[return-value]
 
 
 def on_device(table: NDArray[Any] | Sequence[int], device: torch.device, *, wait: bool = True) -> torch.Tensor:

@@ -31,9 +31,9 @@ def _spread(a, b, c, d, e, SYMBOLS: tl.constexpr):
 
 @triton.jit
 def _average(total, divisor, DIVIDE: tl.constexpr, HALVE: tl.constexpr):
-    """Divide once; by a power of two the product with its inverse is the quotient, in one instruction."""
+    """Divide once; where `divisor` is the inverse of a power of two, by one product, which is exact."""
     if HALVE:
-        total *= 1.0 / divisor
+        total *= divisor
     elif DIVIDE:
         total = tl.div_rn(total, tl.zeros_like(total) + divisor)
     return total
@@ -109,7 +109,7 @@ def _accumulate_plain(
     scale_at = scales + tl.load(tile + 5)
     total = tl.zeros((TILE,), tl.float32)
     for _ in range(num_frames):
-        if KIND in (INT8, INT8_BLOCKS):
+        if KIND == INT8 or KIND == INT8_BLOCKS:  # noqa: SIM109 (the compiler knows no `in`)
             if LOG2_BLOCK == 0:
                 scale = tl.load(scale_at)
             else:
@@ -157,11 +157,11 @@ def accumulate(
     """
     if not tiles.shape[0]:
         return
+    halve = divisor > 1 and divisor & (divisor - 1) == 0
     arguments = (
-        codes, stride, scales, scales.shape[1], scales.shape[0], float(divisor),
+        codes, stride, scales, scales.shape[1], scales.shape[0], 1 / divisor if halve else float(divisor),
         out if residual is None else residual, out, tiles, verdict, verdict if peaks is None else peaks,
     )  # fmt: skip
-    halve = divisor > 1 and divisor & (divisor - 1) == 0
     if kind == TERNARY.value:
         _accumulate_quartic[(tiles.shape[0],)](
             *arguments, SYMBOLS=tile // 5, OUT_COLUMN=int(out_like_residual), DIVIDE=divisor != 1, HALVE=halve,
