@@ -36,6 +36,8 @@ def record(launches):
                 signature[name] = TYPES[str(value.dtype)]
             elif isinstance(value, float):
                 signature[name] = "fp32"
+            elif value == 1:  # what the launcher makes a constant
+                signature[name], values[name] = "constexpr", 1
             else:
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         options = {k: v for k, v in kwargs.items() if k in OPTIONS}
@@ -113,6 +115,7 @@ def record_all():
     from trafficzip.codecs import Quartic, Rans, ZeroRun
     from trafficzip.compressor import Compressor
     from trafficzip.gpu import GpuCodec, VariableCodec
+    from trafficzip.kernels import Groups
     from trafficzip.kernels.segments import Segments
     from trafficzip.kernels.triton_gpu_rans_decode import rans_decode
 
@@ -137,6 +140,8 @@ def record_all():
                 codec.quantize(values, None, values, out_like_residual=False)
                 if last is not None:
                     break  # small tensors are as before
+        codec = GpuCodec([[(TERNARY, Groups([20]))]], torch.device("cpu"))  # one of everything
+        codec.decode(codec.unpack(codec.pack(codec.quantize(torch.ones(20)))), torch.ones(20))
         plain = torch.from_numpy(
             Rans().encode(np.arange(243, dtype=np.uint8))
         )  # what no frame has, but a decoder reads

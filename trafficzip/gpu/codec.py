@@ -53,6 +53,7 @@ class GpuCodec:
         # Frames of one kind share a launch; a kind with blocks has as many as it has block sizes.
         sorts = sorted({(frame.kind, frame.block) for frame in frames})
         self._tiles = {sort: self._upload([f.tiles(15 * rows) for f in _of(frames, sort)]) for sort in sorts}
+        self._group_tiles = self._upload([f.tiles(15 * rows) for f in frames if f.block == 1])
         self._block_tiles = {
             sort: self._upload([f.tiles(_BLOCK_TILE) for f in _of(frames, sort)]) for sort in sorts if sort[1] > 1
         }
@@ -90,9 +91,11 @@ class GpuCodec:
             ConfigError: a tensor is on another device, of another dtype, or too short.
         """
         self._check(values, residual, out, out_like_residual=out_like_residual)
-        peaks = self._peaks()
-        self._raise_peaks(values, residual, peaks, only_blocks=False)
-        return self._write(values, residual, out, peaks, out_like_residual=out_like_residual, verdict=verdict)
+        peaks, coded = self._start()
+        scale_kernels.group_peaks(values, residual, self._group_tiles, peaks, tile=15 * self.rows)
+        self._raise_block_peaks(values, residual, peaks)
+        self._write(coded, values, residual, out, peaks, out_like_residual=out_like_residual, verdict=verdict)
+        return coded
 
     @on_its_device
     def quantize_mean(
@@ -105,7 +108,7 @@ class GpuCodec:
         world_size: what the sum is divided by, the number of copies by default.
         """
         self._check(lost, residual, lost, out_like_residual=False)
-        peaks = self._peaks()
+        peaks, coded = self._start()
         divisor = world_size or received.copies
         for (kind, block), tiles in self._decode_tiles.items():
             decode_kernels.accumulate(
@@ -113,8 +116,10 @@ class GpuCodec:
                 tile=_decode_tile(kind), stride=self.layout.num_bytes, divisor=divisor,
                 residual=residual if block == 1 else None, peaks=peaks if block == 1 else None,
             )  # fmt: skip
-        self._raise_peaks(lost, residual, peaks, only_blocks=True)
-        return self._write(lost, residual, lost, peaks, out_like_residual=False, verdict=received.verdict, summed=True)
+        self._raise_block_peaks(lost, residual, peaks)
+        verdict = received.verdict
+        self._write(coded, lost, residual, lost, peaks, out_like_residual=False, verdict=verdict, summed=True)
+        return coded
 
     @on_its_device
     def pack(self, coded: Coded) -> torch.Tensor:
@@ -125,8 +130,8 @@ class GpuCodec:
         """
         if any(frame.codec for frame in self.layout.frames):
             raise ConfigError("messages with zero runs or rANS have no fixed size: use trafficzip.gpu.variable")
-        crcs, _ = crc_kernels.frame_crcs(coded.data, self._crc_tiles, len(self.layout.frames), tile=CRC_TILE)
-        message_kernels.finish(coded.data, self.frame_table, self._headers, crcs[0], coded.flag)
+        crc_kernels.frame_crcs(coded.data, self._crc_tiles, coded.results, tile=CRC_TILE)
+        message_kernels.finish(coded.data, self.frame_table, self._headers, coded.results[0, 0], coded.flag)
         return coded.data
 
     @on_its_device
@@ -141,22 +146,22 @@ class GpuCodec:
             raise ConfigError(
                 f"messages: {data.dtype} {list(data.shape)} on {data.device}, expected uint8 [{size}] on {self.device}"
             )
-        crcs, bad = crc_kernels.frame_crcs(
-            data, self._crc_tiles, len(self.layout.frames), copies=copies, stride=self.layout.num_bytes, check=True,
-            tile=CRC_TILE,
-        )  # fmt: skip
         received = self.received(data, copies)
+        stride = self.layout.num_bytes
+        crc_kernels.frame_crcs(data, self._crc_tiles, received.results, stride=stride, check=True, tile=CRC_TILE)
         message_kernels.judge(
-            data, self.frame_table, self._headers, crcs, bad, received.scales, received.status, received.verdict,
-            stride=self.layout.num_bytes,
+            data, self.frame_table, self._headers, received.results, received.scales, received.status,
+            received.verdict, stride=stride,
         )  # fmt: skip
         return received
 
     def received(self, data: torch.Tensor, copies: int) -> Received:
         """Give messages that are still to be judged."""
-        scales = torch.zeros((copies, self.layout.num_scales), dtype=torch.float32, device=self.device)
-        status = torch.zeros((copies, len(self.layout.frames)), dtype=torch.int32, device=self.device)
-        return Received(data, scales, status, torch.zeros(1, dtype=torch.int32, device=self.device))
+        frames = len(self.layout.frames)
+        scales = torch.empty((copies, self.layout.num_scales), dtype=torch.float32, device=self.device)
+        status = torch.empty((copies, frames), dtype=torch.int32, device=self.device)
+        zero = torch.zeros(1 + 2 * copies * frames, dtype=torch.int32, device=self.device)
+        return Received(data, scales, status, zero[:1], zero[1:].view(2, copies, frames))
 
     @on_its_device
     def decode(
@@ -174,21 +179,21 @@ class GpuCodec:
                 out_like_residual=out_like_residual,
             )  # fmt: skip
 
-    def _peaks(self) -> torch.Tensor:
-        return torch.zeros((2, self.layout.num_scales), dtype=torch.int32, device=self.device)
+    def _start(self) -> tuple[torch.Tensor, Coded]:
+        """Give peaks, int32 [2, scales], and what is to be written; all zeros come from one launch."""
+        scales, frames = self.layout.num_scales, len(self.layout.frames)
+        data = torch.empty(self.layout.num_bytes, dtype=torch.uint8, device=self.device)
+        zero = torch.zeros(2 * scales + 1 + 2 * frames, dtype=torch.int32, device=self.device)
+        peaks, flag, results = torch.split(zero, [2 * scales, 1, 2 * frames])
+        return peaks.view(2, scales), Coded(data, flag, results.view(2, 1, frames))
 
-    def _raise_peaks(
-        self, values: torch.Tensor, residual: torch.Tensor | None, peaks: torch.Tensor, *, only_blocks: bool
-    ) -> None:
-        for sort, tiles in self._tiles.items():
-            if sort[1] > 1:
-                blocks = self._block_tiles[sort]
-                scale_kernels.block_peaks(values, residual, blocks, peaks, tile=_BLOCK_TILE, block=sort[1])
-            elif not only_blocks:
-                scale_kernels.group_peaks(values, residual, tiles, peaks, tile=15 * self.rows)
+    def _raise_block_peaks(self, values: torch.Tensor, residual: torch.Tensor | None, peaks: torch.Tensor) -> None:
+        for (_, block), tiles in self._block_tiles.items():
+            scale_kernels.block_peaks(values, residual, tiles, peaks, tile=_BLOCK_TILE, block=block)
 
     def _write(
         self,
+        coded: Coded,
         values: torch.Tensor,
         residual: torch.Tensor | None,
         out: torch.Tensor | None,
@@ -197,11 +202,10 @@ class GpuCodec:
         out_like_residual: bool,
         verdict: torch.Tensor | None,
         summed: bool = False,
-    ) -> Coded:
+    ) -> None:
         """Quantize with these peaks; where `summed`, `values` already holds the residual, except for blocks."""
-        data = torch.empty(self.layout.num_bytes, dtype=torch.uint8, device=self.device)
+        data, flag = coded.data, coded.flag
         scales = torch.empty(self.layout.num_scales, dtype=torch.float32, device=self.device)
-        flag = torch.zeros(1, dtype=torch.int32, device=self.device)
         scale_kernels.find_scales(
             peaks, self._scale_table, scales, data, flag, self.frame_table, self._headers, verdict
         )
@@ -210,7 +214,6 @@ class GpuCodec:
                 values, None if summed and block == 1 else residual, out, tiles, scales, flag, data, kind=kind,
                 block=block, rows=self.rows, out_like_residual=out_like_residual,
             )  # fmt: skip
-        return Coded(data, flag)
 
     def _check(
         self,

@@ -20,10 +20,12 @@ class Coded:
     """Scales and codes in their places, before headers are written.
 
     data: uint8 [bytes of all messages].  flag: int32 [1], not 0 where some input was not finite.
+    results: int32 [2, 1, frames], zero, for checksums.
     """
 
     data: torch.Tensor = field(repr=False)
     flag: torch.Tensor = field(repr=False)
+    results: torch.Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +34,14 @@ class Received:
 
     data: uint8 [copies * bytes].  scales: float32 [copies, scales].
     status: int32 [copies, frames]: 0 fine, 1 not finite, above that damaged.  verdict: int32 [1], at most 2 of these.
+    results: int32 [2, copies, frames], checksums and whether a byte is refused.
     """
 
     data: torch.Tensor = field(repr=False)
     scales: torch.Tensor = field(repr=False)
     status: torch.Tensor = field(repr=False)
     verdict: torch.Tensor = field(repr=False)
+    results: torch.Tensor = field(repr=False)
 
     @property
     def copies(self) -> int:

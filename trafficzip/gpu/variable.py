@@ -4,6 +4,7 @@ The host must learn the sizes, so both directions wait for the device once or tw
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -77,13 +78,13 @@ class VariableCodec:
                 body = payload[start : start + size]
             bodies.append(body)
             headers.append(frame.headers(payload_bytes=body.numel(), stored=frame in places and is_stored))
-        return self._finish(data, bodies, on_device(np.array(headers), self.device, wait=False), coded.flag)
+        return self._finish(coded, bodies, on_device(np.array(headers), self.device, wait=False))
 
     def _finish(
-        self, data: torch.Tensor, bodies: Sequence[torch.Tensor], headers: torch.Tensor, flag: torch.Tensor
+        self, coded: Coded, bodies: Sequence[torch.Tensor], headers: torch.Tensor
     ) -> tuple[torch.Tensor, list[int]]:
         """Put headers, scales and payloads one after the other, with checksums; give the messages and their sizes."""
-        frames = self.codec.layout.frames
+        frames, data = self.codec.layout.frames, coded.data
         pieces = []
         for k, (frame, body) in enumerate(zip(frames, bodies, strict=True)):
             pieces += [headers[k, 0], data[frame.start + HEADER_BYTES : frame.payload_start], body]
@@ -92,9 +93,9 @@ class VariableCodec:
         starts = list(accumulate(sizes, initial=0))[:-1]
         rows = [crc_row(f, start, size, plain=False) for f, start, size in zip(frames, starts, sizes, strict=True)]
         tiles = on_device(crc_kernels.crc_tiles(rows, tile=CRC_TILE), self.device, wait=False)
-        crcs, _ = crc_kernels.frame_crcs(message, tiles, len(frames), tile=CRC_TILE)
+        crc_kernels.frame_crcs(message, tiles, coded.results, tile=CRC_TILE)
         table = on_device(frame_table(frames, starts), self.device, wait=False)
-        message_kernels.finish(message, table, headers, crcs[0], flag)
+        message_kernels.finish(message, table, headers, coded.results[0, 0], coded.flag)
         ends = accumulate(self.codec.layout.message_frames, initial=0)
         return message, [sum(sizes[a:b]) for a, b in pairwise(ends)]
 
@@ -135,7 +136,7 @@ class VariableCodec:
                 pieces.append(data[start + front : start + front + payload])
         whole = torch.cat(pieces) if pieces else data
         assert whole.numel() == len(sizes) * layout.num_bytes or not frames
-        return Received(whole, received.scales, received.status, received.verdict)
+        return replace(received, data=whole)
 
     def _split(self, message: Sequence[FramePlan], at: int, size: int, copy: int) -> list[tuple[FramePlan, int, int]]:
         """Say where the frames of a message begin and how long their payloads are, from its size alone."""
@@ -177,12 +178,13 @@ class VariableCodec:
             rows.append(crc_row(frame, start, size, plain=frame.codec is None or is_stored))
             headers.append(frame.headers(payload_bytes=max(payload, 0), stored=is_stored))
         tiles = on_device(crc_kernels.crc_tiles(rows, tile=CRC_TILE), device, wait=False)
-        crcs, bad = crc_kernels.frame_crcs(data, tiles, len(plans), check=True, tile=CRC_TILE)
+        results = received.results.view(2, 1, -1)
+        crc_kernels.frame_crcs(data, tiles, results, check=True, tile=CRC_TILE)
         table = frame_table([frame for frame, _, _ in plans], starts)
         table[:, 2] += np.arange(len(plans)) // max(num_frames, 1) * self.codec.layout.num_scales
         table[[payload < 0 for _, _, payload in plans], 3] = 0  # no scales are there to be read
         message_kernels.judge(
-            data, on_device(table, device, wait=False), on_device(np.array(headers), device, wait=False), crcs, bad,
+            data, on_device(table, device, wait=False), on_device(np.array(headers), device, wait=False), results,
             received.scales.view(1, -1), received.status.view(1, -1), received.verdict, stride=0,
         )  # fmt: skip
         return received

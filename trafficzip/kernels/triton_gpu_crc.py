@@ -81,26 +81,25 @@ def lane_weights(device: torch.device) -> torch.Tensor:
 def frame_crcs(
     data: torch.Tensor,
     tiles: torch.Tensor,
-    num_frames: int,
+    results: torch.Tensor,
     *,
-    copies: int = 1,
     stride: int = 0,
     check: bool = False,
     tile: int = TILE_BYTES,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> None:
     """Compute the checksums that frames should have, from all their bytes but the stored checksum, without waiting.
 
     The first call on a device copies a small table there, so it must not be part of a graph capture. Whole aligned
     words of 8 bytes are read: up to 7 bytes on either side of `data`, which memory of CUDA always has.
 
     data: uint8 [bytes].  tiles: int64 [tiles, 6], of crc_tiles, on the device of the data.
-    copies, stride: copy r of all frames lies r * stride bytes further.
+    results: int32 [2, copies, frames], all 0; receives checksums, and 1 where a byte is refused.
+    stride: copy r of all frames lies r * stride bytes further.
     check: also look for bytes that the payload may not have.
     tile: as given to crc_tiles.
-    Returns: int32 [copies, num_frames], checksums; int32 [copies, num_frames], 1 where a byte is refused, else 0.
     Source: FORMAT.md, section 2.
     """
-    results = torch.zeros((2, copies, num_frames), dtype=torch.int32, device=data.device)
+    _, copies, num_frames = results.shape
     rows = tile // ROW_BYTES
     if tiles.shape[0] and copies:
         crc_kernel[(tiles.shape[0], copies)](
@@ -116,7 +115,6 @@ def frame_crcs(
             CHECK=check,
             num_warps=4,
         )
-    return results[0], results[1]
 
 
 @triton.jit(do_not_specialize=["stride", "num_frames"], do_not_specialize_on_alignment=["data", "crcs", "bad_frames"])

@@ -24,6 +24,7 @@ def _finish(message, frames, headers, crcs, flag, COUNT: tl.constexpr):
     template = headers + (frame * 2 + tl.where(flagged, 1, 0)) * HEADER
     value = tl.load(template + byte, mask=byte < HEADER, other=0).to(tl.int32)
     crc = tl.load(crcs + frame)
+    tl.store(crcs + frame, 0)  # sums begin at zero, should the message be packed again
     in_crc = (byte >= _CRC_AT) & (byte < HEADER)
     shift = tl.where(in_crc, 8 * (byte - _CRC_AT), 0)
     value = tl.where(in_crc & (flagged == 0), (crc >> shift) & 255, value)
@@ -84,7 +85,7 @@ def finish(
     """Write the headers of all frames.
 
     message: uint8 [any].  frames: int64 [frames, 5].  headers: uint8 [frames, 2, 24], plain and for what is not finite.
-    crcs: int32 [frames], over the plain header and the body.  flag: int32 [1].
+    crcs: int32 [frames], over the plain header and the body; becomes zero.  flag: int32 [1].
     """
     if frames.shape[0]:
         _finish[(frames.shape[0],)](message, frames, headers, crcs, flag, COUNT=_SCALES, num_warps=1)
@@ -94,8 +95,7 @@ def judge(
     message: torch.Tensor,
     frames: torch.Tensor,
     headers: torch.Tensor,
-    crcs: torch.Tensor,
-    bad: torch.Tensor,
+    results: torch.Tensor,
     scales: torch.Tensor,
     status: torch.Tensor,
     verdict: torch.Tensor,
@@ -104,12 +104,13 @@ def judge(
 ) -> None:
     """Judge the frames of several copies of a layout, `stride` bytes apart, and read their scales.
 
-    crcs, bad, status: int32 [copies, frames].  scales: float32 [copies, scales].
+    results: int32 [2, copies, frames], of `triton_gpu_crc.frame_crcs`.
+    status: int32 [copies, frames].  scales: float32 [copies, scales].
     status: becomes 0 as expected, 1 not finite, 2 another header, 3 another checksum, 4 a scale or code is refused.
     verdict: int32 [1], 0: raised to 1 where a frame is not finite, to 2 where one is damaged.
     """
     if frames.shape[0]:
-        _judge[(frames.shape[0], crcs.shape[0])](
-            message, stride, frames, headers, crcs, bad, frames.shape[0], scales.shape[1], scales, status, verdict,
-            COUNT=_SCALES, num_warps=1, enable_fp_fusion=False,
+        _judge[(frames.shape[0], results.shape[1])](
+            message, stride, frames, headers, results[0], results[1], frames.shape[0], scales.shape[1], scales, status,
+            verdict, COUNT=_SCALES, num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
