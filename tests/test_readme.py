@@ -4,6 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -27,6 +28,15 @@ class Blocks(nn.Module):
         return self.blocks(inputs)
 
 
+def run_on_gpu(block, network):
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # on the CPU, interpreted
+    bucket = torch.arange(8.0, device=device)
+    names = {"network": network, "torch": torch, "bucket": bucket, "residual": torch.zeros(8, device=device)}
+    exec(block, names)
+    assert names["received"].is_finite()
+    assert bucket.tolist() == [0, 0, 0, 5, 5, 5, 7, 7]  # the largest of weight and bias, above its half
+
+
 def test_python_blocks_run(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
@@ -44,6 +54,10 @@ def test_python_blocks_run(monkeypatch):
                     "batches": [torch.ones(1, 3)],
                 }
                 monkeypatch.chdir(folder)
+                if "trafficzip.gpu" in block:
+                    pytest.importorskip("triton")
+                    run_on_gpu(block, network)
+                    continue
                 exec(block, names)
                 if "ddp" not in block and "fsdp" not in block and "local_sgd" not in block:
                     assert names["tensors"].keys() == network.state_dict().keys()

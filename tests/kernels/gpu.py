@@ -1,14 +1,10 @@
-"""Where GPU kernels run in tests: on a CUDA device where there is one, else interpreted on CPU tensors."""
-
-import os
+"""Where GPU kernels run in tests: on a CUDA device, or interpreted on CPU tensors where there is none (conftest.py)."""
 
 import numpy as np
 import pytest
 import torch
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-if DEVICE.type == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 pytest.importorskip("triton")
 

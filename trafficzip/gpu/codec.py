@@ -34,7 +34,7 @@ class GpuCodec:
     device: where values, residuals and messages live.
 
     Raises:
-        ConfigError: a compressor has no GPU kernels.
+        ConfigError: a compressor has no GPU kernels, or the device is no CUDA device.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class GpuCodec:
         *,
         rows: int = _ROWS,
     ) -> None:
+        if device.type != "cuda" and not INTERPRETED:
+            raise ConfigError(f"device {device}: GpuCodec compresses on CUDA devices; Compressor does on the CPU")
         self.layout = MessageLayout(messages)
         # `cuda` alone means the current device, now and later.
         current = device.type == "cuda" and device.index is None

@@ -50,12 +50,14 @@ def as_array(tensor: Any) -> NDArray[Any]:
     """View a CPU tensor as an array without a copy; arrays pass through.
 
     Raises:
-        ConfigError: the tensor is on another device, for which this release has no kernels.
+        ConfigError: the tensor is on another device.
     """
     if isinstance(tensor, np.ndarray):
         return tensor
     if tensor.device.type != "cpu":
-        raise ConfigError(f"tensor on device {tensor.device}: this release compresses on the CPU; move it there first")
+        raise ConfigError(
+            f"tensor on device {tensor.device}: this exchange takes CPU tensors; trafficzip.gpu compresses CUDA tensors"
+        )
     array: NDArray[Any] = tensor.detach().numpy()
     return array
 
