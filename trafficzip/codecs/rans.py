@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficzip import kernels
 from trafficzip.codecs.base import Bytes, Codec
 from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.kernels import rans
 from trafficzip.kernels.rans_layout import (
     ONE_SYMBOL,
     PLAIN,
@@ -49,14 +49,14 @@ class Rans(Codec):
             return symbols.copy()
         symbols = np.require(symbols, requirements=["C", "W"])  # kernels are compiled for this kind of array alone
         chunks = _split(symbols, chunk_length(symbols.size, self.chunk_symbols))
-        counts = kernels.rans_count(chunks, num_threads=num_threads)
+        counts = rans.count(chunks, num_threads=num_threads)
         if counts[NUM_SYMBOLS:].any():
             raise ConfigError(f"symbols must be below {NUM_SYMBOLS}, got {symbols.max()}")
         if counts[symbols[0]] == symbols.size:
             return np.array([ONE_SYMBOL, symbols[0]], np.uint8)[: symbols.size + 1]
-        header, frequencies, precision_bits = kernels.rans_fit(counts)
+        header, frequencies, precision_bits = rans.fit(counts)
         model = frequencies, precision_bits
-        encoded = kernels.rans_encode(chunks, model, chunk_symbols=self.chunk_symbols, num_threads=num_threads)
+        encoded = rans.encode(chunks, model, chunk_symbols=self.chunk_symbols, num_threads=num_threads)
         sizes = np.array([chunk.size for chunk in encoded])
         if len(chunks) > 1:
             header = np.concatenate([chunked_model(header, self.chunk_symbols), write_sizes(sizes[:-1])])
@@ -82,7 +82,7 @@ class Rans(Codec):
         chunks = _split(symbols, layout.chunk_length)
         bounds = layout.bounds.tolist()
         parts = [data[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        decoded = kernels.rans_decode(parts, chunks, layout.frequencies, layout.precision_bits, num_threads=num_threads)
+        decoded = rans.decode(parts, chunks, layout.frequencies, layout.precision_bits, num_threads=num_threads)
         if not all(decoded):
             index = decoded.index(False)
             raise CorruptPayloadError(

@@ -5,7 +5,6 @@ op means. Compiled kernels are imported at first use, so importing trafficzip do
 `out` may be `values` or `residual` itself; `out_like_residual` says by which of the two layouts it is addressed.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError, CorruptPayloadError
 from trafficzip.kernels.groups import ALIGNMENT, Groups
-from trafficzip.kernels.reference_rans import max_tail_blocks, num_lanes
 from trafficzip.kernels.threads import run_in_threads
 
 __all__ = [
@@ -29,11 +27,6 @@ __all__ = [
     "quartic_accumulate",
     "quartic_pack",
     "quartic_unpack",
-    "rans_count",
-    "rans_decode",
-    "rans_encode",
-    "rans_fit",
-    "rans_read_model",
     "ternarize",
     "ternary_quartic",
     "zero_run_decode",
@@ -74,20 +67,6 @@ def _zero_run() -> Any:
     from trafficzip.kernels import numba_cpu_zero_run
 
     return numba_cpu_zero_run
-
-
-@lru_cache(maxsize=1)
-def _rans() -> Any:
-    from trafficzip.kernels import numba_cpu_rans
-
-    return numba_cpu_rans
-
-
-@lru_cache(maxsize=1)
-def _rans_model() -> Any:
-    from trafficzip.kernels import numba_cpu_rans_model
-
-    return numba_cpu_rans_model
 
 
 @lru_cache(maxsize=1)
@@ -238,55 +217,6 @@ def zero_run_decode(data: U8, num_symbols: int, *, num_threads: int = 1) -> U8:
     jobs = [(part, symbols[end - size : end]) for part, size, end in zip(parts, sizes, ends, strict=True)]
     run_in_threads(_zero_run().zero_run_decode, jobs, num_threads)
     return symbols
-
-
-def rans_count(chunks: Sequence[U8], *, num_threads: int = 1) -> NDArray[np.int64]:
-    """Count each byte value over all chunks: int64 [256]."""
-    counts: NDArray[np.int64] = np.zeros(256, np.int64)
-    for part in run_in_threads(_rans().count_symbols, [(chunk,) for chunk in chunks], num_threads):
-        counts += part
-    return counts
-
-
-def rans_fit(counts: NDArray[np.int64]) -> tuple[U8, NDArray[np.int64], int]:
-    """Choose a model for symbols with these counts: its bytes, frequencies int64 [243], and precision_bits."""
-    data, frequencies, precision_bits = _rans_model().fit(counts)
-    return data, frequencies, int(precision_bits)
-
-
-def rans_read_model(data: U8, frequencies: NDArray[np.int64]) -> tuple[int, int]:
-    """Read the model at the start of `data` into `frequencies`; its size (-1 if there is none) and precision_bits."""
-    size, precision_bits = _rans_model().read_model(data, frequencies)
-    return int(size), int(precision_bits)
-
-
-def rans_encode(
-    chunks: Sequence[U8], model: tuple[NDArray[np.int64], int], *, chunk_symbols: int, num_threads: int = 1
-) -> list[U8]:
-    """Encode chunks that share a model, of at most `chunk_symbols` each, into bytes of their own.
-
-    model: frequencies and precision_bits.
-    """
-    table = _rans().encoder_tables(*model)
-    jobs = [(c, table, model[1], num_lanes(c.size), max_tail_blocks(c.size, chunk_symbols)) for c in chunks]
-    return run_in_threads(_rans().encode_chunk, jobs, num_threads)
-
-
-def rans_decode(
-    parts: Sequence[U8],
-    chunks: Sequence[U8],
-    frequencies: NDArray[np.int64],
-    precision_bits: int,
-    *,
-    num_threads: int = 1,
-) -> list[bool]:
-    """Decode each part into its chunk; False for a part that is no encoding of its chunk's number of symbols."""
-    slots, spans = _rans().decoder_tables(frequencies, precision_bits)
-    jobs = [
-        (part, slots, spans, precision_bits, num_lanes(chunk.size), chunk)
-        for part, chunk in zip(parts, chunks, strict=True)
-    ]
-    return run_in_threads(_rans().decode_chunk, jobs, num_threads)
 
 
 def cast(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficzip import kernels
 from trafficzip.errors import ConfigError, CorruptPayloadError
+from trafficzip.kernels import rans
 from trafficzip.kernels.reference_rans import NUM_SYMBOLS
 from trafficzip.kernels.segments import Segments
 
@@ -105,7 +105,7 @@ def read_layout(head: NDArray[np.uint8], payload_bytes: int, num_symbols: int) -
         CorruptPayloadError: no model, or chunks that do not fit in the payload or do not have these symbols.
     """
     frequencies = np.zeros(NUM_SYMBOLS, np.int64)
-    at, precision_bits = kernels.rans_read_model(head, frequencies)
+    at, precision_bits = rans.read_model(head, frequencies)
     if at < 0:
         raise CorruptPayloadError("rANS payload at byte 0: found no model, expected one of FORMAT.md, rANS, model")
     length = num_symbols

@@ -13,7 +13,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError
-from trafficzip.kernels import numba_cpu_rans, rans_fit
+from trafficzip.kernels import numba_cpu_rans, rans
 from trafficzip.kernels.rans_layout import ONE_SYMBOL, check_chunk_symbols, chunk_length, chunked_model
 from trafficzip.kernels.reference_rans import NUM_SYMBOLS
 from trafficzip.kernels.segments import Segments
@@ -95,7 +95,7 @@ def _plan(counts: NDArray[np.int32], segments: Segments, chunk_symbols: int) -> 
         likeliest = int(counts[segment].argmax())
         prefix = np.array([ONE_SYMBOL, likeliest], np.uint8)
         if counts[segment, likeliest] < sizes[segment]:
-            prefix, frequencies, bits = rans_fit(counts[segment].astype(np.int64))
+            prefix, frequencies, bits = rans.fit(counts[segment].astype(np.int64))
             entries[segment, :NUM_SYMBOLS] = _entries(frequencies, bits)
             rows[0, segment] = bits
             lengths[segment] = chunk_length(int(sizes[segment]), chunk_symbols)
