@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from benchmarks.checkpoint.bars import CHECKPOINT
 from benchmarks.figure import Figure
+from benchmarks.gpu.bars import GPU
 from benchmarks.harness import write_rows
 
 
@@ -243,6 +244,7 @@ BARS: dict[str, Callable[[], list[Figure]]] = {
         cluster_7,
         cluster_8,
         *CHECKPOINT,
+        *GPU,
     )
 }
 

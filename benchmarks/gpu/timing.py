@@ -16,7 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 Call = Callable[[int], Any]
 Kernels = dict[str, tuple[float, float]]  # name: microseconds and launches, per call
 _CACHES = 4  # times the cache that all sets of buffers have together, at least
-_NOT_KERNELS = ("Sync", "Buffer", "Lazy Function Loading", "Overhead")  # what a profiler's device track also has
+_NOT_KERNELS = (  # which a profile may also list under the device
+    *("Activity Buffer Request", "Buffer Flush", "Command Buffer Full", "Lazy Function Loading"),
+    *("Context Sync", "Event Sync", "Stream Sync", "Stream Wait Event"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def kernel_times(events: Iterable[Any], calls: int) -> Kernels:
     for event in events:
         if event.device_type != DeviceType.CUDA or getattr(event, "is_user_annotation", False):
             continue
-        if any(part in event.name for part in _NOT_KERNELS):
+        if event.name.startswith(_NOT_KERNELS):
             continue
         us, launches = found.get(event.name, (0.0, 0.0))
         found[event.name] = us + event.time_range.elapsed_us() / calls, launches + 1 / calls

@@ -92,12 +92,15 @@ class Workload:
         return values
 
     def buffers(self, codec: GpuCodec, count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Give sets of values, and of what one step before has left as residual."""
-        values = [self.gradients(2 * k) for k in range(count)]
-        residuals = [torch.zeros_like(one) for one in values]
-        for k, residual in enumerate(residuals):
-            codec.quantize(self.gradients(2 * k + 1), residual, residual)
-        return values, residuals
+        """Give sets of values, and of residuals."""
+        pairs = [self.buffer(codec, k) for k in range(count)]
+        return [values for values, _ in pairs], [residual for _, residual in pairs]
+
+    def buffer(self, codec: GpuCodec, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give values, and what one step before has left as residual."""
+        residual = torch.zeros(self.num_elements, device=self.device)
+        codec.quantize(self.gradients(2 * number + 1), residual, residual)
+        return self.gradients(2 * number), residual
 
 
 def is_small(shape: Sequence[int]) -> bool:
