@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.gpu import DEVICE, off, on  # before triton is imported
 from trafficzip.errors import ConfigError
+from trafficzip.kernels import numba_cpu_crc
 from trafficzip.kernels import triton_gpu_crc as crc
 from trafficzip.kernels.crc_powers import multiply_words, powers
 
@@ -121,6 +122,17 @@ def test_checks_equal_the_definition(kind, scales, codes, seed):
     crcs, bad = computed(data, [(0, len(data), 24 + 4 * scales, kind)], check=True, tile=ROW)
     assert crcs == [[definition(data)]]
     assert bad == [[want]]
+
+
+def test_compiled_powers_equal_the_definition():
+    exponents = np.array([0, 1, 31, 255, 256, -1, -8, 2**32 - 2, 2**32 - 1, 2**35 + 7, 123_456_789])
+    found = np.empty(exponents.size, np.uint32)
+    numba_cpu_crc.powers(exponents, crc.power_table(), found)
+    assert found.tolist() == powers(exponents).tolist()
+    sizes = np.array([0, 1, 20, 255, 5000])
+    found = np.empty(sizes.size, np.uint32)
+    numba_cpu_crc.zero_crcs(sizes, crc.power_table(), found)
+    assert found.tolist() == [zlib.crc32(bytes(size)) for size in sizes.tolist()]
 
 
 def test_powers_and_products_on_the_host():

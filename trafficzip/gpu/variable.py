@@ -41,6 +41,7 @@ class VariableCodec:
         if len(last) > 1 or any(sum(frame.codec is not None for frame in message) > 1 for message in self._messages):
             raise ConfigError("a GPU applies one last codec, to at most one frame of a message")
         self._last = last.pop() if last else None
+        self._headers = np.array([frame.headers(payload_bytes=0) for frame in frames], np.uint8).reshape(-1, 2, 24)
         self._varying = [frame for frame in frames if frame.codec]
         sizes = [frame.start + frame.size - frame.code_start for frame in self._varying]
         self._symbols = Segments([frame.code_start for frame in self._varying], sizes)
@@ -66,19 +67,24 @@ class VariableCodec:
             flagged, *sizes = torch.cat([coded.flag.to(torch.int64), counted]).tolist()
             payload = shrunk
         if flagged:
-            alone = np.concatenate([frame.headers(payload_bytes=0)[1] for frame in layout.frames])
+            alone = self._headers[:, 1].reshape(-1)
             return on_device(alone, self.device, wait=False), [HEADER_BYTES * count for count in layout.message_frames]
         places = dict(zip(self._varying, zip(starts, sizes, stored, strict=True), strict=True))
         bodies = []
-        headers = []
         for frame in layout.frames:
-            body = data[frame.payload_start : frame.start + frame.size]
             start, size, is_stored = places.get(frame, (0, 0, True))
-            if not is_stored:
-                body = payload[start : start + size]
-            bodies.append(body)
-            headers.append(frame.headers(payload_bytes=body.numel(), stored=frame in places and is_stored))
-        return self._finish(coded, bodies, on_device(np.array(headers), self.device, wait=False))
+            whole = data[frame.payload_start : frame.start + frame.size]
+            bodies.append(whole if is_stored else payload[start : start + size])
+        left_out = [places.get(frame, (0, 0, False))[2] for frame in layout.frames]
+        headers = self._headers_of([body.numel() for body in bodies], left_out)
+        return self._finish(coded, bodies, on_device(headers, self.device, wait=False))
+
+    def _headers_of(self, payload_bytes: Sequence[int], stored: Sequence[bool]) -> np.ndarray:
+        """Give the headers of one or more copies of all frames, uint8 [frames, 2, 24], as `FramePlan.headers` does."""
+        headers = np.tile(self._headers, (len(payload_bytes) // max(len(self._headers), 1), 1, 1))
+        headers[:, 0, 16:20] = np.array(payload_bytes, "<u4").view(np.uint8).reshape(-1, 4)
+        headers[:, 0, 3] |= (np.array(stored, bool) * FLAG_STORED[1]).astype(np.uint8)
+        return headers
 
     def _finish(
         self, coded: Coded, bodies: Sequence[torch.Tensor], headers: torch.Tensor
@@ -171,12 +177,12 @@ class VariableCodec:
         device, num_frames = self.device, len(self.codec.layout.frames)
         received = self.codec.received(data, copies)
         starts = [start for _, start, _ in plans]
-        rows, headers = [], []
+        rows = []
         for (frame, start, payload), is_stored in zip(plans, stored, strict=True):
             front = frame.payload_start - frame.start
             size = HEADER_BYTES if payload < 0 else front + payload
             rows.append(crc_row(frame, start, size, plain=frame.codec is None or is_stored))
-            headers.append(frame.headers(payload_bytes=max(payload, 0), stored=is_stored))
+        headers = self._headers_of([max(payload, 0) for _, _, payload in plans], stored)
         tiles = on_device(crc_kernels.crc_tiles(rows, tile=CRC_TILE), device, wait=False)
         results = received.results.view(2, 1, -1)
         crc_kernels.frame_crcs(data, tiles, results, check=True, tile=CRC_TILE)
@@ -184,7 +190,7 @@ class VariableCodec:
         table[:, 2] += np.arange(len(plans)) // max(num_frames, 1) * self.codec.layout.num_scales
         table[[payload < 0 for _, _, payload in plans], 3] = 0  # no scales are there to be read
         message_kernels.judge(
-            data, on_device(table, device, wait=False), on_device(np.array(headers), device, wait=False), results,
+            data, on_device(table, device, wait=False), on_device(headers, device, wait=False), results,
             received.scales.view(1, -1), received.status.view(1, -1), received.verdict, stride=0,
         )  # fmt: skip
         return received

@@ -16,7 +16,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError
-from trafficzip.kernels.crc_powers import multiply_words, powers
+from trafficzip.kernels import numba_cpu_crc
+from trafficzip.kernels.crc_powers import powers
 from trafficzip.kernels.segments import Segments
 from trafficzip.kernels.triton_gpu import on_device
 
@@ -63,11 +64,19 @@ def crc_tiles(frames: Sequence[tuple[int, int, int, int]], *, tile: int = TILE_B
     last = first + pieces[:, 1]
     is_header = part % 3 == 0
     behind = frame_end[part] - last - np.where(is_header, HEADER_BYTES - SUMMED_BYTES, 0)
-    # A checksum begins with 32 ones, which are added to the first four bytes, and ends with 32 more.
-    ones = np.full(1, 2**32 - 1, np.uint32)
-    constant = multiply_words(powers(8 * (behind + SUMMED_BYTES)), ones) ^ ones
-    columns = (first, last, frame[part], powers(8 * behind), np.where(is_header, constant, 0), kinds[part])
+    factors, constants = np.empty(len(part), np.uint32), np.zeros(len(part), np.uint32)
+    numba_cpu_crc.powers(8 * behind, power_table(), factors)
+    zero_crcs = np.empty(len(frames), np.uint32)  # of a frame of zeros: what a checksum has beside the linear part
+    numba_cpu_crc.zero_crcs(behind[is_header] + SUMMED_BYTES, power_table(), zero_crcs)
+    constants[is_header] = zero_crcs
+    columns = (first, last, frame[part], factors, constants, kinds[part])
     return np.array(columns, np.int64).reshape(6, -1).T.copy()
+
+
+@cache
+def power_table() -> NDArray[np.uint32]:
+    """Give x^(d 256^k) modulo P: uint32 [4, 256], k and d."""
+    return powers(256 ** np.arange(4, dtype=np.int64)[:, None] * np.arange(256))
 
 
 @cache
