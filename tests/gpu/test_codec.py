@@ -222,5 +222,7 @@ def test_tensors_that_do_not_fit_are_refused():
         codec.quantize(torch.ones(49, device=DEVICE))
     with pytest.raises(ConfigError, match=r"residual: torch\.float64"):
         codec.quantize(torch.ones(50, device=DEVICE), torch.ones(50, device=DEVICE, dtype=torch.float64))
-    with pytest.raises(ConfigError, match=r"expected uint8 \[76\]"):
+    with pytest.raises(ConfigError, match=r"expected contiguous uint8 \[76\]"):
         codec.unpack(torch.zeros(50, dtype=torch.uint8, device=DEVICE), copies=2)
+    with pytest.raises(ConfigError, match="expected contiguous"):
+        codec.unpack(torch.zeros((76, 2), dtype=torch.uint8, device=DEVICE)[:, 0], copies=2)

@@ -118,3 +118,38 @@ def test_one_last_codec_for_one_frame_of_a_message():
     ):
         with pytest.raises(ConfigError, match="one last codec, to at most one frame"):
             VariableCodec(GpuCodec(messages, DEVICE))
+
+
+def forge(data, *, flags, payload):
+    """Give the first frame's header with other flags and another payload size, checked over what follows it."""
+    from zlib import crc32
+
+    forged = data.copy()
+    forged[3] = flags
+    forged[16:20] = np.frombuffer(payload.to_bytes(4, "little"), np.uint8)
+    forged[20:24] = np.frombuffer(crc32(forged[24:], crc32(forged[:20])).to_bytes(4, "little"), np.uint8)
+    return forged
+
+
+def test_a_stored_frame_that_is_too_short_is_refused():
+    messages = [[(compressors(LAST[1]), Groups([2000]))]]
+    (data,) = cpu_messages(messages, np.linspace(-1, 1, 2000, dtype=np.float32), None, None, like_residual=False)
+    variable = VariableCodec(GpuCodec(messages, DEVICE))
+    with pytest.raises(CorruptPayloadError, match="plain bytes, expected 400"):
+        variable.unpack(on(forge(data, flags=4, payload=data.size - 28)), [[data.size]])
+
+
+@pytest.mark.parametrize("last", LAST, ids=lambda c: type(c).__name__)
+def test_a_header_alone_must_say_that_it_is_not_finite(last):
+    messages = [[(compressors(last), Groups([2000]))]]
+    (data,) = cpu_messages(messages, np.ones(2000, np.float32), None, None, like_residual=False)
+    variable = VariableCodec(GpuCodec(messages, DEVICE))
+    with pytest.raises(CorruptPayloadError, match="its header is not the expected one"):
+        variable.unpack(on(forge(data[:24], flags=0, payload=0)), [[24]]).is_finite()
+
+
+def test_tensors_that_are_no_messages_are_refused():
+    variable = VariableCodec(GpuCodec([[(compressors(ZeroRun()), Groups([200]))]], DEVICE))
+    for data in (torch.zeros(30, device=DEVICE), torch.zeros((30, 2), dtype=torch.uint8, device=DEVICE)[:, 0]):
+        with pytest.raises(ConfigError, match=r"expected contiguous uint8 \[30\]"):
+            variable.unpack(data, [[30]])

@@ -141,7 +141,9 @@ def record_all():
                 if last is not None:
                     break  # small tensors are as before
         codec = GpuCodec([[(TERNARY, Groups([20]))]], torch.device("cpu"))  # one of everything
-        codec.decode(codec.unpack(codec.pack(codec.quantize(torch.ones(20)))), torch.ones(20))
+        message = codec.pack(codec.quantize(torch.ones(20)))
+        codec.decode(codec.unpack(message), torch.ones(20))
+        codec.quantize_mean(codec.unpack(message.repeat(2), copies=2), torch.ones(20), torch.ones(20))
         plain = torch.from_numpy(
             Rans().encode(np.arange(243, dtype=np.uint8))
         )  # what no frame has, but a decoder reads

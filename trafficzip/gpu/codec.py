@@ -19,7 +19,7 @@ from trafficzip.kernels import triton_gpu_crc as crc_kernels
 from trafficzip.kernels import triton_gpu_decode as decode_kernels
 from trafficzip.kernels import triton_gpu_messages as message_kernels
 from trafficzip.kernels import triton_gpu_scales as scale_kernels
-from trafficzip.kernels.triton_gpu import INTERPRETED, on_device, on_its_device
+from trafficzip.kernels.triton_gpu import INTERPRETED, can_launch, on_device, on_its_device
 
 _ROWS = 4096 if INTERPRETED else 128  # of 15 elements, per program; bytes do not depend on it
 _SYMBOLS = 16384 if INTERPRETED else 512  # quartic bytes per program that decodes
@@ -29,6 +29,8 @@ CRC_TILE = 1 << 20 if INTERPRETED else 16384
 
 class GpuCodec:
     """Compresses buckets into messages, and owners' means; tables are uploaded once.
+
+    It must outlive graphs, and work on other streams, that use it.
 
     messages: per receiver, the compressor and groups of each of its frames.
     device: where values, residuals and messages live.
@@ -44,7 +46,7 @@ class GpuCodec:
         *,
         rows: int = _ROWS,
     ) -> None:
-        if device.type != "cuda" and not INTERPRETED:
+        if not can_launch(device):
             raise ConfigError(f"device {device}: GpuCodec compresses on CUDA devices; Compressor does on the CPU")
         self.layout = MessageLayout(messages)
         # `cuda` alone means the current device, now and later.
@@ -106,7 +108,8 @@ class GpuCodec:
         """Average what was received, add the owner's residual, and quantize; each input is read once.
 
         residual: float32 [any], at the groups' residual starts; unchanged.
-        lost: float32 [any], receives at the groups' value starts what the owner's residual becomes.
+        lost: float32 [any], receives at the groups' value starts what the owner's residual becomes; of no use where the
+            flag is set: then the residual stays.
         world_size: what the sum is divided by, the number of copies by default.
         """
         self._check(lost, residual, lost, out_like_residual=False)
@@ -144,10 +147,9 @@ class GpuCodec:
             ConfigError: `data` is not uint8 [copies * bytes] on this device.
         """
         size = copies * self.layout.num_bytes
-        if data.dtype != torch.uint8 or data.shape != (size,) or data.device != self.device:
-            raise ConfigError(
-                f"messages: {data.dtype} {list(data.shape)} on {data.device}, expected uint8 [{size}] on {self.device}"
-            )
+        if data.dtype != torch.uint8 or data.shape != (size,) or data.device != self.device or not data.is_contiguous():
+            found = f"{data.dtype} {list(data.shape)} on {data.device}"
+            raise ConfigError(f"messages: {found}, expected contiguous uint8 [{size}] on {self.device}")
         received = self.received(data, copies)
         stride = self.layout.num_bytes
         crc_kernels.frame_crcs(data, self._crc_tiles, received.results, stride=stride, check=True, tile=CRC_TILE)

@@ -110,6 +110,7 @@ class VariableCodec:
         """Judge ranks' messages, `sizes[rank][message]` bytes each, one after the other, and undo their last codec.
 
         Raises:
+            ConfigError: `data` is not uint8 [any] on this device.
             CorruptPayloadError: a size, or an rANS payload, that no message of this layout has. What else is wrong is
                 in the verdict.
         """
@@ -120,10 +121,17 @@ class VariableCodec:
             for message, size in zip(self._messages, copy_sizes, strict=True):
                 plans += self._split(message, at, size, copy)
                 at += size
-        if at != data.numel() or data.dtype != torch.uint8:
+        if data.dtype != torch.uint8 or data.dim() != 1 or not data.is_contiguous() or data.device != self.device:
+            found = f"{data.dtype} {list(data.shape)} on {data.device}"
+            raise ConfigError(f"messages: {found}, expected contiguous uint8 [{at}] on {self.device}")
+        if at != data.numel():
             raise CorruptPayloadError(f"messages have {data.numel()} bytes, their sizes sum to {at}")
         heads = self._heads(data, plans) if isinstance(self._last, Rans) else None
         stored = [bool(head[3] & FLAG_STORED[1]) for head in heads] if heads else [False] * len(plans)
+        for (frame, start, payload), is_stored in zip(plans, stored, strict=True):
+            plain = frame.start + frame.size - frame.payload_start
+            if frame.codec and is_stored and 0 <= payload != plain:
+                raise CorruptPayloadError(f"frame at byte {start} has {payload} plain bytes, expected {plain}")
         received = self._judge(data, plans, stored, copies=len(sizes))
         symbols = self._expand(data, plans, stored, received)
         pieces = []
@@ -141,7 +149,7 @@ class VariableCodec:
             else:
                 pieces.append(data[start + front : start + front + payload])
         whole = torch.cat(pieces) if pieces else data
-        assert whole.numel() == len(sizes) * layout.num_bytes or not frames
+        assert whole.numel() == len(sizes) * layout.num_bytes or not frames  # every piece has its fixed size by now
         return replace(received, data=whole)
 
     def _split(self, message: Sequence[FramePlan], at: int, size: int, copy: int) -> list[tuple[FramePlan, int, int]]:
@@ -183,12 +191,14 @@ class VariableCodec:
             size = HEADER_BYTES if payload < 0 else front + payload
             rows.append(crc_row(frame, start, size, plain=frame.codec is None or is_stored))
         headers = self._headers_of([max(payload, 0) for _, _, payload in plans], stored)
+        alone = [payload < 0 for _, _, payload in plans]
+        headers[alone, 0] = headers[alone, 1]  # without a payload, no other header is right
         tiles = on_device(crc_kernels.crc_tiles(rows, tile=CRC_TILE), device, wait=False)
         results = received.results.view(2, 1, -1)
         crc_kernels.frame_crcs(data, tiles, results, check=True, tile=CRC_TILE)
         table = frame_table([frame for frame, _, _ in plans], starts)
         table[:, 2] += np.arange(len(plans)) // max(num_frames, 1) * self.codec.layout.num_scales
-        table[[payload < 0 for _, _, payload in plans], 3] = 0  # no scales are there to be read
+        table[alone, 3] = 0  # no scales are there to be read
         message_kernels.judge(
             data, on_device(table, device, wait=False), on_device(headers, device, wait=False), results,
             received.scales.view(1, -1), received.status.view(1, -1), received.verdict, stride=0,

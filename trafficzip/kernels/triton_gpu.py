@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # Triton's interpreter runs kernels on CPU tensors, for tests
 
+
+def can_launch(device: torch.device) -> bool:
+    """Say whether kernels run on tensors of this device; on the CPU they do where they are interpreted."""
+    return device.type == "cuda" or bool(triton.knobs.runtime.interpret)
+
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 

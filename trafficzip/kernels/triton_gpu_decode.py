@@ -16,8 +16,8 @@ _ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rou
 @triton.jit
 def _third(number):
     """Divide integers in float32, of at most 121, by three, to the nearest; what is left is a code: -1, 0 or 1."""
-    third = (number * 0.3333333432674408 + _ROUNDER) - _ROUNDER
-    return third, number - 3.0 * third
+    third = tl.fma(number, 0.3333333432674408, _ROUNDER) - _ROUNDER
+    return third, tl.fma(third, -3.0, number)
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _accumulate_quartic(
     codes, stride, scales, num_scales, num_frames, divisor, residual, out, tiles, verdict, peaks,
     SYMBOLS: tl.constexpr, OUT_COLUMN: tl.constexpr, DIVIDE: tl.constexpr, HALVE: tl.constexpr, OWNER: tl.constexpr,
 ):  # fmt: skip
-    """Add scale * code of every frame in turn; the product is exact, so one rounding each."""
+    """Add scale * code of every frame in turn; products are exact, so fused ones round as two operations would."""
     tile = tiles + tl.program_id(0).to(tl.int64) * TILE_COLUMNS
     size = tl.load(tile + 2).to(tl.int32)
     line = tl.arange(0, SYMBOLS)
@@ -78,14 +78,14 @@ def _accumulate_quartic(
         # A byte less 121 is a number in balanced ternary. Floats, since a GPU has twice as many units for them.
         number = (symbol | 0x4B000000).to(tl.float32, bitcast=True) - 8388729.0  # 2^23 + 121
         number, code = _third(number)
-        e += scale * code
+        e = tl.fma(scale, code, e)
         number, code = _third(number)
-        d += scale * code
+        d = tl.fma(scale, code, d)
         number, code = _third(number)
-        c += scale * code
+        c = tl.fma(scale, code, c)
         number, code = _third(number)
-        b += scale * code
-        a += scale * number
+        b = tl.fma(scale, code, b)
+        a = tl.fma(scale, number, a)
         at += stride
         scale_at += num_scales
     total = _average(_spread(a, b, c, d, e, SYMBOLS), divisor, DIVIDE, HALVE)
@@ -165,7 +165,7 @@ def accumulate(
     if kind == TERNARY.value:
         _accumulate_quartic[(tiles.shape[0],)](
             *arguments, SYMBOLS=tile // 5, OUT_COLUMN=int(out_like_residual), DIVIDE=divisor != 1, HALVE=halve,
-            OWNER=peaks is not None, num_warps=4,
+            OWNER=peaks is not None, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     else:
         _accumulate_plain[(tiles.shape[0],)](

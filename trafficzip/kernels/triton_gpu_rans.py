@@ -53,7 +53,7 @@ def rans_encode(
     if counts[:, NUM_SYMBOLS:].any():
         raise ConfigError(f"symbols must be below {NUM_SYMBOLS}, got {np.flatnonzero(counts.any(axis=0))[-1]}")
     parts = _plan(counts, segments, chunk_symbols)
-    sent = on_device(np.concatenate([part.view(np.int64).reshape(-1) for part in parts]), symbols.device)
+    sent = on_device(np.concatenate([part.view(np.int64).reshape(-1) for part in parts]), symbols.device, wait=False)
     chunks, rows, entries, prefixes = sent.split([part.nbytes // 8 for part in parts])
     chunks, rows = chunks.view(4, -1), rows.view(5, -1)
     num_chunks = chunks.shape[1]
@@ -78,7 +78,7 @@ def rans_count(symbols: torch.Tensor, segments: Segments, *, tile: int = COUNT_T
     counts = torch.zeros((len(segments.sizes), 256), dtype=torch.int32, device=symbols.device)
     tiles = segments.tiles(tile)
     if len(tiles):
-        table = on_device(tiles, symbols.device)
+        table = on_device(tiles, symbols.device, wait=False)
         _count[(len(tiles),)](symbols, table, counts, TILE=tile, num_warps=_COUNT_WARPS)
     return counts
 
@@ -256,7 +256,7 @@ def _write_head(state, wide, blocks, heads, chunk, valid, lane):
     return (tl.sum(length, axis=1)[:, None] + first + 7) >> 3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_chunks"])
 def _encode_chunks(
     symbols, chunks, rows, entries, words, heads, found, num_chunks, most_blocks, CHUNKS: tl.constexpr
 ):  # fmt: skip

@@ -70,7 +70,9 @@ def _start(
     status = torch.zeros(num_chunks + len(plain), dtype=torch.int32, device=symbols.device)
     if num_chunks:
         parts: list[NDArray[Any]] = [chunks, rows, by_symbol]
-        sent = on_device(np.concatenate([part.view(np.int64).reshape(-1) for part in parts]), symbols.device)
+        sent = on_device(
+            np.concatenate([part.view(np.int64).reshape(-1) for part in parts]), symbols.device, wait=False
+        )
         chunks_there, rows_there, by_symbol_there = sent.split([part.nbytes // 8 for part in parts])
         slots, spans = _make_tables(rows, rows_there, by_symbol_there.view(torch.int32))
         appended = torch.empty((num_chunks, 8), dtype=torch.int32, device=symbols.device)
@@ -140,13 +142,13 @@ def _copy_plain(
         targets = Segments([stretches.starts[k] for k in plain], [stretches.sizes[k] for k in plain])
         tiles = targets.tiles(COPY_TILE)
         forms = np.array([[segments.starts[k] + 1 for k in plain], list(plain.values())], np.int64)
-        table = on_device(np.concatenate([forms.reshape(-1), tiles.reshape(-1)]), symbols.device)
+        table = on_device(np.concatenate([forms.reshape(-1), tiles.reshape(-1)]), symbols.device, wait=False)
         _decode_plain[(len(tiles),)](
             data, symbols, table[forms.size :], table, status, len(plain), TILE=COPY_TILE, num_warps=_COPY_WARPS
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments"])
 def _decode_plain(data, symbols, tiles, forms, status, num_segments, TILE: tl.constexpr):
     """Write one tile of symbols that have no model.
 
@@ -164,7 +166,7 @@ def _decode_plain(data, symbols, tiles, forms, status, num_segments, TILE: tl.co
     tl.store(status + segment, 1, mask=tl.max(values, axis=0) >= _NUM_SYMBOLS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments"], do_not_specialize_on_alignment=["rows"])
 def _expand_tables(rows, by_symbol, slots, spans, num_segments, TILE: tl.constexpr):
     """Find the symbol and the span of some slots of one segment.
 
@@ -231,7 +233,7 @@ def _load_words(words, at, mask):
     return low | tl.load(words + 2 * at + 1, mask=mask, other=0).to(tl.uint32) << 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_chunks", "num_segments"], do_not_specialize_on_alignment=["chunks", "rows"])
 def _decode_chunks(
     data, symbols, chunks, rows, spans, slots, appended, status, num_chunks, num_segments, CHUNKS: tl.constexpr
 ):  # fmt: skip

@@ -67,7 +67,7 @@ def _size_bytes(size):
     return 1 + (size >= 1 << 7).to(tl.int32) + (size >= 1 << 14).to(tl.int32) + (size >= 1 << 21).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_chunks", "num_segments"])
 def _lay_out(found, rows, before, totals, num_chunks, num_segments, TILE: tl.constexpr):
     """Sum up the chunks of one segment.
 
@@ -105,7 +105,7 @@ def _copy(source, target, size, TILE: tl.constexpr):
         tl.store(target + place, tl.load(source + place, mask=place < size, other=0), mask=place < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_chunks", "num_segments"])
 def _join(
     symbols, chunks, rows, prefixes, words, heads, found, before, totals, payloads, num_chunks, num_segments,
     SEGMENTS: tl.constexpr, TILE: tl.constexpr,
