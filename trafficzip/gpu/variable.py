@@ -4,7 +4,7 @@ The host must learn the sizes, so both directions wait for the device once or tw
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -23,6 +23,41 @@ from trafficzip.kernels.triton_gpu_rans import rans_encode
 from trafficzip.kernels.triton_gpu_rans_decode import rans_decode
 from trafficzip.kernels.triton_gpu_zero_run import TILE, zero_run_decode, zero_run_encode
 from trafficzip.wire.frame import FLAG_STORED, HEADER_BYTES
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a frame lies in what was received.
+
+    payload_bytes: -1 where it is its header alone.  stored: its last codec was left out.
+    """
+
+    frame: FramePlan
+    start: int
+    payload_bytes: int
+    stored: bool = False
+
+    @property
+    def payload_start(self) -> int:
+        return self.start + self.frame.payload_start - self.frame.start
+
+    @property
+    def size(self) -> int:
+        return HEADER_BYTES if self.alone else self.payload_start - self.start + self.payload_bytes
+
+    @property
+    def plain_bytes(self) -> int:
+        """Bytes of its payload before the last codec."""
+        return self.frame.start + self.frame.size - self.frame.payload_start
+
+    @property
+    def alone(self) -> bool:
+        return self.payload_bytes < 0
+
+    @property
+    def coded(self) -> bool:
+        """Whether the last codec must be undone."""
+        return self.frame.codec is not None and not self.stored and not self.alone
 
 
 class VariableCodec:
@@ -114,90 +149,77 @@ class VariableCodec:
             CorruptPayloadError: a size, or an rANS payload, that no message of this layout has. What else is wrong is
                 in the verdict.
         """
-        frames, layout = self.codec.layout.frames, self.codec.layout
-        plans: list[tuple[FramePlan, int, int]] = []  # frame, start, payload bytes or -1 where not finite
+        places: list[_Place] = []
         at = 0
         for copy, copy_sizes in enumerate(sizes):
             for message, size in zip(self._messages, copy_sizes, strict=True):
-                plans += self._split(message, at, size, copy)
+                places += self._split(message, at, size, copy)
                 at += size
         if data.dtype != torch.uint8 or data.dim() != 1 or not data.is_contiguous() or data.device != self.device:
             found = f"{data.dtype} {list(data.shape)} on {data.device}"
             raise ConfigError(f"messages: {found}, expected contiguous uint8 [{at}] on {self.device}")
         if at != data.numel():
             raise CorruptPayloadError(f"messages have {data.numel()} bytes, their sizes sum to {at}")
-        heads = self._heads(data, plans) if isinstance(self._last, Rans) else None
-        stored = [bool(head[3] & FLAG_STORED[1]) for head in heads] if heads else [False] * len(plans)
-        for (frame, start, payload), is_stored in zip(plans, stored, strict=True):
-            plain = frame.start + frame.size - frame.payload_start
-            if frame.codec and is_stored and 0 <= payload != plain:
-                raise CorruptPayloadError(f"frame at byte {start} has {payload} plain bytes, expected {plain}")
-        received = self._judge(data, plans, stored, copies=len(sizes))
-        symbols = self._expand(data, plans, stored, received)
+        if isinstance(self._last, Rans):
+            self._read_stored(data, places)
+        received = self._judge(data, places, copies=len(sizes))
+        symbols = self._expand(data, places, received)
         pieces = []
         expanded = 0
-        for (frame, start, payload), is_stored in zip(plans, stored, strict=True):
-            front = frame.payload_start - frame.start
-            if payload < 0:
-                pieces.append(torch.zeros(frame.size, dtype=torch.uint8, device=self.device))
-                continue
-            pieces.append(data[start : start + front])
-            if frame.codec and not is_stored:
-                count = frame.size - front
-                pieces.append(symbols[expanded : expanded + count])
-                expanded += count
+        for place in places:
+            if place.alone:
+                pieces.append(torch.zeros(place.frame.size, dtype=torch.uint8, device=self.device))
+            elif place.coded:
+                pieces += [data[place.start : place.payload_start], symbols[expanded : expanded + place.plain_bytes]]
+                expanded += place.plain_bytes
             else:
-                pieces.append(data[start + front : start + front + payload])
+                pieces.append(data[place.start : place.start + place.size])
         whole = torch.cat(pieces) if pieces else data
-        assert whole.numel() == len(sizes) * layout.num_bytes or not frames  # every piece has its fixed size by now
+        assert (
+            whole.numel() == len(sizes) * self.codec.layout.num_bytes or not pieces
+        )  # all have their fixed size by now
         return replace(received, data=whole)
 
-    def _split(self, message: Sequence[FramePlan], at: int, size: int, copy: int) -> list[tuple[FramePlan, int, int]]:
+    def _split(self, message: Sequence[FramePlan], at: int, size: int, copy: int) -> list[_Place]:
         """Say where the frames of a message begin and how long their payloads are, from its size alone."""
         plain = sum(frame.size for frame in message)
         if size == HEADER_BYTES * len(message) != plain:
-            return [(frame, at + HEADER_BYTES * k, -1) for k, frame in enumerate(message)]
+            return [_Place(frame, at + HEADER_BYTES * k, -1) for k, frame in enumerate(message)]
         room = sum(frame.start + frame.size - frame.payload_start for frame in message if frame.codec)
         if not plain - room <= size <= plain:
             raise CorruptPayloadError(
                 f"message from sender {copy} has {size} bytes, expected {plain - room} to {plain}, or headers alone"
             )
-        plans = []
+        places = []
         for frame in message:
-            payload = frame.start + frame.size - frame.payload_start - (plain - size if frame.codec else 0)
-            plans.append((frame, at, payload))
-            at += frame.payload_start - frame.start + payload
-        return plans
+            place = _Place(frame, at, 0)
+            place.payload_bytes = place.plain_bytes - (plain - size if frame.codec else 0)
+            places.append(place)
+            at += place.size
+        return places
 
-    def _heads(self, data: torch.Tensor, plans: Sequence[tuple[FramePlan, int, int]]) -> list[np.ndarray]:
+    def _read_stored(self, data: torch.Tensor, places: Sequence[_Place]) -> None:
         """Copy all headers to the host: whether rANS was left out does not follow from the size."""
-        heads = torch.stack([data[start : start + HEADER_BYTES] for _, start, _ in plans]).cpu().numpy()
-        return list(heads)
+        heads = torch.stack([data[place.start : place.start + HEADER_BYTES] for place in places]).cpu().numpy()
+        for place, head in zip(places, heads, strict=True):
+            place.stored = place.frame.codec is not None and bool(head[3] & FLAG_STORED[1])
+            if place.stored and not place.alone and place.payload_bytes != place.plain_bytes:
+                raise CorruptPayloadError(
+                    f"frame at byte {place.start} has {place.payload_bytes} plain bytes, expected {place.plain_bytes}"
+                )
 
-    def _judge(
-        self,
-        data: torch.Tensor,
-        plans: Sequence[tuple[FramePlan, int, int]],
-        stored: Sequence[bool],
-        *,
-        copies: int,
-    ) -> Received:
-        device, num_frames = self.device, len(self.codec.layout.frames)
+    def _judge(self, data: torch.Tensor, places: Sequence[_Place], *, copies: int) -> Received:
+        device, layout = self.device, self.codec.layout
         received = self.codec.received(data, copies)
-        starts = [start for _, start, _ in plans]
-        rows = []
-        for (frame, start, payload), is_stored in zip(plans, stored, strict=True):
-            front = frame.payload_start - frame.start
-            size = HEADER_BYTES if payload < 0 else front + payload
-            rows.append(crc_row(frame, start, size, plain=frame.codec is None or is_stored))
-        headers = self._headers_of([max(payload, 0) for _, _, payload in plans], stored)
-        alone = [payload < 0 for _, _, payload in plans]
+        headers = self._headers_of([max(p.payload_bytes, 0) for p in places], [p.stored for p in places])
+        alone = [place.alone for place in places]
         headers[alone, 0] = headers[alone, 1]  # without a payload, no other header is right
+        rows = [crc_row(p.frame, p.start, p.size, plain=p.frame.codec is None or p.stored) for p in places]
         tiles = on_device(crc_kernels.crc_tiles(rows, tile=CRC_TILE), device, wait=False)
         results = received.results.view(2, 1, -1)
         crc_kernels.frame_crcs(data, tiles, results, check=True, tile=CRC_TILE)
-        table = frame_table([frame for frame, _, _ in plans], starts)
-        table[:, 2] += np.arange(len(plans)) // max(num_frames, 1) * self.codec.layout.num_scales
+        table = frame_table([place.frame for place in places], [place.start for place in places])
+        table[:, 2] += np.arange(len(places)) // max(len(layout.frames), 1) * layout.num_scales
         table[alone, 3] = 0  # no scales are there to be read
         message_kernels.judge(
             data, on_device(table, device, wait=False), on_device(headers, device, wait=False), results,
@@ -205,34 +227,24 @@ class VariableCodec:
         )  # fmt: skip
         return received
 
-    def _expand(
-        self,
-        data: torch.Tensor,
-        plans: Sequence[tuple[FramePlan, int, int]],
-        stored: Sequence[bool],
-        received: Received,
-    ) -> torch.Tensor:
+    def _expand(self, data: torch.Tensor, places: Sequence[_Place], received: Received) -> torch.Tensor:
         """Undo the last codec of all frames that have it: their quartic bytes, one frame after the other."""
-        device = self.device
-        chosen = [
-            (index, start + frame.payload_start - frame.start, payload, frame.start + frame.size - frame.payload_start)
-            for index, ((frame, start, payload), is_stored) in enumerate(zip(plans, stored, strict=True))
-            if frame.codec and payload >= 0 and not is_stored
-        ]
-        counts = [count for _, _, _, count in chosen]
+        coded = [(index, place) for index, place in enumerate(places) if place.coded]
+        counts = [place.plain_bytes for _, place in coded]
         starts = list(accumulate(counts, initial=0))[:-1]
-        symbols = torch.empty(sum(counts), dtype=torch.uint8, device=device)
-        segments = Segments([start for _, start, _, _ in chosen], [payload for _, _, payload, _ in chosen])
-        if not chosen:
+        symbols = torch.empty(sum(counts), dtype=torch.uint8, device=self.device)
+        if not coded:
             return symbols
+        segments = Segments([place.payload_start for _, place in coded], [place.payload_bytes for _, place in coded])
         if isinstance(self._last, Rans):
             rans_decode(data, segments, symbols, starts, counts)
             return symbols
-        wrong = torch.zeros(len(chosen), dtype=torch.int32, device=device)
-        places = on_device(np.array([starts, counts], np.int64), device, wait=False)
-        zero_run_decode(data, on_device(segments.tiles(TILE), device, wait=False), symbols, places[0], places[1], wrong)
+        wrong = torch.zeros(len(coded), dtype=torch.int32, device=self.device)
+        indexes = [index for index, _ in coded]
+        table = on_device(np.array([starts, counts, indexes], np.int64), self.device, wait=False)
+        tiles = on_device(segments.tiles(TILE), self.device, wait=False)
+        zero_run_decode(data, tiles, symbols, table[0], table[1], wrong)
         flat = received.status.view(-1)
-        index = on_device(np.array([index for index, *_ in chosen], np.int64), device, wait=False)
-        flat[index] = torch.maximum(flat[index], RUNS * wrong)
+        flat[table[2]] = torch.maximum(flat[table[2]], RUNS * wrong)
         torch.maximum(received.verdict, 2 * wrong.max(), out=received.verdict)
         return symbols
