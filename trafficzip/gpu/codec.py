@@ -11,7 +11,7 @@ import torch
 
 from trafficzip.compressor import Compressor
 from trafficzip.errors import ConfigError
-from trafficzip.gpu.layout import KIND_TERNARY, FramePlan, MessageLayout, frame_table
+from trafficzip.gpu.layout import KIND_TERNARY, FramePlan, MessageLayout, crc_row, frame_table
 from trafficzip.gpu.received import Coded, Received
 from trafficzip.kernels import Groups
 from trafficzip.kernels import triton_gpu_codes as codes_kernels
@@ -82,14 +82,12 @@ class GpuCodec:
         out: torch.Tensor | None = None,
         *,
         out_like_residual: bool = True,
-        verdict: torch.Tensor | None = None,
     ) -> Coded:
         """Find scales, write codes, and write what is lost to `out`, unless some input is not finite.
 
         values: float32, bfloat16 or float16 [any], read at the groups' value starts.
         residual: float32 [any], added first.
         out: float32 [any], laid out like the residual or like the values; may be either of them.
-        verdict: int32 [1]; where it is not 0, all counts as not finite.
 
         Raises:
             ConfigError: a tensor is on another device, of another dtype, or too short.
@@ -98,32 +96,27 @@ class GpuCodec:
         peaks, coded = self._start()
         scale_kernels.group_peaks(values, residual, self._group_tiles, peaks, tile=15 * self.rows)
         self._raise_block_peaks(values, residual, peaks)
-        self._write(coded, values, residual, out, peaks, out_like_residual=out_like_residual, verdict=verdict)
+        self._write(coded, values, residual, out, peaks, out_like_residual=out_like_residual)
         return coded
 
     @on_its_device
-    def quantize_mean(
-        self, received: Received, residual: torch.Tensor, lost: torch.Tensor, *, world_size: int | None = None
-    ) -> Coded:
+    def quantize_mean(self, received: Received, residual: torch.Tensor, lost: torch.Tensor) -> Coded:
         """Average what was received, add the owner's residual, and quantize; each input is read once.
 
         residual: float32 [any], at the groups' residual starts; unchanged.
         lost: float32 [any], receives at the groups' value starts what the owner's residual becomes; of no use where the
             flag is set: then the residual stays.
-        world_size: what the sum is divided by, the number of copies by default.
         """
         self._check(lost, residual, lost, out_like_residual=False)
         peaks, coded = self._start()
-        divisor = world_size or received.copies
         for (kind, block), tiles in self._decode_tiles.items():
             decode_kernels.accumulate(
                 received.data, received.scales, lost, tiles, received.verdict, kind=kind, block=block,
-                tile=_decode_tile(kind), stride=self.layout.num_bytes, divisor=divisor,
+                tile=_decode_tile(kind), stride=self.layout.num_bytes, divisor=received.copies,
                 residual=residual if block == 1 else None, peaks=peaks if block == 1 else None,
             )  # fmt: skip
         self._raise_block_peaks(lost, residual, peaks)
-        verdict = received.verdict
-        self._write(coded, lost, residual, lost, peaks, out_like_residual=False, verdict=verdict, summed=True)
+        self._write(coded, lost, residual, lost, peaks, out_like_residual=False, summed=received.verdict)
         return coded
 
     @on_its_device
@@ -204,19 +197,19 @@ class GpuCodec:
         peaks: torch.Tensor,
         *,
         out_like_residual: bool,
-        verdict: torch.Tensor | None,
-        summed: bool = False,
+        summed: torch.Tensor | None = None,
     ) -> None:
-        """Quantize with these peaks; where `summed`, `values` already holds the residual, except for blocks."""
+        """Quantize with these peaks.
+
+        summed: the verdict on what `values` was summed from; they then hold the residual already, except for blocks.
+        """
         data, flag = coded.data, coded.flag
         scales = torch.empty(self.layout.num_scales, dtype=torch.float32, device=self.device)
-        scale_kernels.find_scales(
-            peaks, self._scale_table, scales, data, flag, self.frame_table, self._headers, verdict
-        )
+        scale_kernels.find_scales(peaks, self._scale_table, scales, data, flag, self.frame_table, self._headers, summed)
         for (kind, block), tiles in self._tiles.items():
             codes_kernels.quantize(
-                values, None if summed and block == 1 else residual, out, tiles, scales, flag, data, kind=kind,
-                block=block, rows=self.rows, out_like_residual=out_like_residual,
+                values, None if summed is not None and block == 1 else residual, out, tiles, scales, flag, data,
+                kind=kind, block=block, rows=self.rows, out_like_residual=out_like_residual,
             )  # fmt: skip
 
     def _check(
@@ -248,12 +241,3 @@ def _of(frames: Sequence[FramePlan], sort: tuple[int, int]) -> list[FramePlan]:
 
 def _decode_tile(kind: int) -> int:
     return 5 * _SYMBOLS if kind == KIND_TERNARY else 2 * _SYMBOLS
-
-
-def crc_row(frame: FramePlan, start: int, size: int, *, plain: bool) -> tuple[int, int, int, int]:
-    """Give start, size, start of the codes, and what they must be: 1 quartic bytes, 2 8-bit codes, 0 anything.
-
-    plain: the last codec was not applied, so that codes lie there as they are.
-    """
-    kind = {1: 1, 4: 2, 7: 2}.get(frame.kind, 0) if plain else 0
-    return start, size, start + min(frame.code_start - frame.start, size), kind

@@ -18,6 +18,7 @@ from trafficzip.quantizers import CastBfloat16, CastFloat32, Int8, Int8Blockwise
 from trafficzip.wire.frame import HEADER_BYTES, Frame
 
 _CODE_BYTES = {Ternary: 0, CastFloat32: 4, CastBfloat16: 2, Int8: 1, Int8Blockwise: 1}  # per element; 0 for quartic
+_CHECKS = {Ternary: 1, Int8: 2, Int8Blockwise: 2}  # of codes, for kernels.triton_gpu_crc: bytes to 242; all but 128
 KIND_TERNARY = Ternary.quantizer_id
 
 
@@ -81,14 +82,13 @@ class FramePlan:
         table[:, 2] = multiplier.view(np.int32)
         return table
 
-    def headers(self, *, payload_bytes: int | None = None, stored: bool = False) -> NDArray[np.uint8]:
+    def headers(self, *, with_last: bool = False) -> NDArray[np.uint8]:
         """Give the bytes of its header without the checksum, and of that for inputs not finite: uint8 [2, 24].
 
-        payload_bytes: with its last codec applied; by default without, in the fixed size.
-        stored: the last codec was left out.
+        with_last: for the frame with its last codec applied; its payload size is left at 0.
         """
-        codecs = self.compressor.codecs if payload_bytes is not None else self.compressor.codecs[:1]
-        size = self.start + self.size - self.payload_start if payload_bytes is None else payload_bytes
+        codecs = self.compressor.codecs if with_last else self.compressor.codecs[:1]
+        size = 0 if with_last else self.start + self.size - self.payload_start
         has_scales = self.compressor.quantizer.has_scales
         rows = []
         for nonfinite in (False, True):
@@ -100,7 +100,6 @@ class FramePlan:
                 scales=np.zeros(0 if nonfinite or not has_scales else self.num_scales, np.float32),
                 payload=np.broadcast_to(np.uint8(0), (0 if nonfinite else size,)),
                 nonfinite=nonfinite,
-                stored=() if nonfinite or len(codecs) < 2 else (False, stored),
             )
             head = frame.pack() if nonfinite else np.frombuffer(frame.head() + bytes(4), np.uint8)
             rows.append(head)
@@ -188,3 +187,12 @@ def frame_table(frames: Sequence[FramePlan], starts: Sequence[int] | None = None
         scale_start = start + frame.scale_start - frame.start
         rows.append((start, scale_start, frame.first_scale, frame.num_scales, frame.kind))
     return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def crc_row(frame: FramePlan, start: int, size: int, *, plain: bool) -> tuple[int, int, int, int]:
+    """Give a row for `kernels.triton_gpu_crc.crc_tiles`: start, size, start of the codes, and what they must be.
+
+    plain: the last codec was not applied, so that codes lie there as they are.
+    """
+    check = _CHECKS.get(type(frame.compressor.quantizer), 0) if plain else 0
+    return start, size, start + min(frame.code_start - frame.start, size), check

@@ -12,8 +12,8 @@ import torch
 
 from trafficzip.codecs import Rans
 from trafficzip.errors import ConfigError, CorruptPayloadError
-from trafficzip.gpu.codec import CRC_TILE, GpuCodec, crc_row
-from trafficzip.gpu.layout import FramePlan, frame_table
+from trafficzip.gpu.codec import CRC_TILE, GpuCodec
+from trafficzip.gpu.layout import FramePlan, crc_row, frame_table
 from trafficzip.gpu.received import RUNS, Coded, Received
 from trafficzip.kernels import triton_gpu_crc as crc_kernels
 from trafficzip.kernels import triton_gpu_messages as message_kernels
@@ -76,7 +76,7 @@ class VariableCodec:
         if len(last) > 1 or any(sum(frame.codec is not None for frame in message) > 1 for message in self._messages):
             raise ConfigError("a GPU applies one last codec, to at most one frame of a message")
         self._last = last.pop() if last else None
-        self._headers = np.array([frame.headers(payload_bytes=0) for frame in frames], np.uint8).reshape(-1, 2, 24)
+        self._headers = np.array([frame.headers(with_last=True) for frame in frames], np.uint8).reshape(-1, 2, 24)
         self._varying = [frame for frame in frames if frame.codec]
         sizes = [frame.start + frame.size - frame.code_start for frame in self._varying]
         self._symbols = Segments([frame.code_start for frame in self._varying], sizes)
@@ -115,7 +115,7 @@ class VariableCodec:
         return self._finish(coded, bodies, on_device(headers, self.device, wait=False))
 
     def _headers_of(self, payload_bytes: Sequence[int], stored: Sequence[bool]) -> np.ndarray:
-        """Give the headers of one or more copies of all frames, uint8 [frames, 2, 24], as `FramePlan.headers` does."""
+        """Give the headers of copies of all frames, with sizes and what was left out: uint8 [frames, 2, 24]."""
         headers = np.tile(self._headers, (len(payload_bytes) // max(len(self._headers), 1), 1, 1))
         headers[:, 0, 16:20] = np.array(payload_bytes, "<u4").view(np.uint8).reshape(-1, 4)
         headers[:, 0, 3] |= (np.array(stored, bool) * FLAG_STORED[1]).astype(np.uint8)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trafficzip.errors import ConfigError
+from trafficzip.kernels.segments import cut_up
 
 ALIGNMENT = 5  # codes of a group are padded with code 0 to a multiple of this, so no quartic byte spans two groups
 _BLOCK_ELEMENTS = 327_680  # a multiple of 5 and of 64; about 1.3 MB of float32, a third-level cache's worth of work
@@ -79,14 +80,12 @@ class Groups:
         length: a power of two up to 65536, so that it divides whole blocks.
         Returns: int64 [rows, 5]: value start, residual start, size, 0, row.
         """
-        counts = -(-self.blocks[:, 2] // length)
-        rows = np.repeat(self.blocks, counts, axis=0)
-        number = np.arange(len(rows))
-        start = (number - np.repeat(np.cumsum(counts) - counts, counts)) * length
+        block, number = cut_up(self.blocks[:, 2], length)
+        rows, start = self.blocks[block], number * length
         rows[:, :2] += start[:, None]
         rows[:, 2] = np.minimum(rows[:, 2] - start, length)
         rows[:, 3] = 0
-        rows[:, 4] = number
+        rows[:, 4] = np.arange(len(rows))
         return rows
 
     def tiles(self, length: int) -> NDArray[np.int64]:
@@ -97,9 +96,8 @@ class Groups:
         groups, first element counted within the group, group.
         """
         sizes = np.array(self.sizes, np.int64).reshape(-1)
-        counts = -(-sizes // length)
-        group = np.repeat(np.arange(len(sizes)), counts)
-        start = (np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+        group, number = cut_up(sizes, length)
+        start = number * length
         symbols = -(-sizes // ALIGNMENT)
         columns = [
             np.array(self.value_starts, np.int64)[group] + start,

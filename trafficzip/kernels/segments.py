@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 from trafficzip.errors import ConfigError
 
 
+def cut_up(sizes: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut stretches of these sizes into tiles of `length`, the last one of each shorter.
+
+    Returns: int64 [tiles] each: which stretch a tile is of, and its number within that.
+    """
+    counts = -(-sizes // length)
+    owner = np.repeat(np.arange(len(sizes)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
     """Stretches of a buffer, each coded for itself.
@@ -31,18 +41,13 @@ class Segments:
         object.__setattr__(self, "starts", tuple(starts))
         object.__setattr__(self, "sizes", tuple(sizes))
 
-    def num_tiles(self, length: int) -> NDArray[np.int64]:
-        """Count the tiles of `length` bytes of each segment: int64 [segments]; an empty segment has none."""
-        return -(-np.array(self.sizes, np.int64).reshape(-1) // length)
-
     def tiles(self, length: int) -> NDArray[np.int64]:
-        """Cut every segment into tiles of `length` bytes, the last one shorter.
+        """Cut every segment into tiles of `length` bytes, the last one shorter; an empty segment has none.
 
         Returns: int64 [tiles, 4]: byte position in the buffer, size, segment, number of the tile within its segment.
         """
-        counts = self.num_tiles(length)
-        segment = np.repeat(np.arange(len(counts)), counts)
-        number = np.arange(len(segment)) - np.repeat(np.cumsum(counts) - counts, counts)
-        start = np.array(self.starts, np.int64)[segment]
-        size = np.minimum(np.array(self.sizes, np.int64)[segment] - number * length, length)
-        return np.stack([start + number * length, size, segment, number], axis=1).astype(np.int64)
+        sizes = np.array(self.sizes, np.int64)
+        segment, number = cut_up(sizes, length)
+        start = np.array(self.starts, np.int64)[segment] + number * length
+        size = np.minimum(sizes[segment] - number * length, length)
+        return np.stack([start, size, segment, number], axis=1).astype(np.int64)

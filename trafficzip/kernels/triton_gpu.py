@@ -1,4 +1,4 @@
-"""What all Triton kernels share: how they are launched, and small pieces of device code."""
+"""What launchers of Triton kernels share: where kernels run, and how tables get there."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

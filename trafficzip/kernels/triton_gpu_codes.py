@@ -9,9 +9,16 @@ import torch
 import triton
 import triton.language as tl
 
-from trafficzip.kernels.triton_gpu_scales import BFLOAT16, INT8, INT8_BLOCKS, TERNARY, TILE_COLUMNS, load_sum
-
-_ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to the nearest integer, ties to even
+from trafficzip.kernels.triton_gpu_scales import (
+    BFLOAT16,
+    INT8,
+    INT8_BLOCKS,
+    ROUNDER,
+    TERNARY,
+    TILE_COLUMNS,
+    load_sum,
+    upper_half,
+)
 
 
 @triton.jit
@@ -58,15 +65,13 @@ def _quantize(
     elif KIND == INT8 or KIND == INT8_BLOCKS:  # noqa: SIM109 (the compiler knows no `in`)
         quotient = tl.where(scale > 0, tl.div_rn(x, tl.where(scale > 0, scale, 1.0) + tl.zeros_like(x)), 0.0)
         quotient = tl.minimum(tl.maximum(quotient, -127.0), 127.0)
-        rounded = (quotient + _ROUNDER) - _ROUNDER
+        rounded = (quotient + ROUNDER) - ROUNDER
         rounded = tl.where(rounded == 0, quotient * 0.0, rounded)  # keeps the sign of a zero
         lost = x - scale * rounded
         code = tl.where(fine, rounded.to(tl.int32) & 255, 0)
         tl.store(at + element, code.to(tl.uint8), mask=mask)
     elif KIND == BFLOAT16:
-        bits = x.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        bits = tl.where(scale > 0, bits, 0)  # here the scale is the peak: silent groups send zeros
+        bits = tl.where(scale > 0, upper_half(x), 0)  # here the scale is the peak: silent groups send zeros
         lost = x - (bits << 16).to(tl.float32, bitcast=True)
         bits = tl.where(fine, bits, 0)
         tl.store(at + 2 * element, (bits & 255).to(tl.uint8), mask=mask)

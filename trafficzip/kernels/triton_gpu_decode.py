@@ -8,15 +8,22 @@ import torch
 import triton
 import triton.language as tl
 
-from trafficzip.kernels.triton_gpu_scales import BFLOAT16, INT8, INT8_BLOCKS, TERNARY, TILE_COLUMNS, raise_peak
-
-_ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to the nearest integer
+from trafficzip.kernels.triton_gpu_scales import (
+    BFLOAT16,
+    INT8,
+    INT8_BLOCKS,
+    ROUNDER,
+    TERNARY,
+    TILE_COLUMNS,
+    raise_peak,
+    upper_half,
+)
 
 
 @triton.jit
 def _third(number):
     """Divide integers in float32, of at most 121, by three, to the nearest; what is left is a code: -1, 0 or 1."""
-    third = tl.fma(number, 0.3333333432674408, _ROUNDER) - _ROUNDER
+    third = tl.fma(number, 0.3333333432674408, ROUNDER) - ROUNDER
     return third, tl.fma(third, -3.0, number)
 
 
@@ -30,9 +37,9 @@ def _spread(a, b, c, d, e, SYMBOLS: tl.constexpr):
 
 
 @triton.jit
-def _average(total, divisor, DIVIDE: tl.constexpr, HALVE: tl.constexpr):
-    """Divide once; where `divisor` is the inverse of a power of two, by one product, which is exact."""
-    if HALVE:
+def _average(total, divisor, DIVIDE: tl.constexpr, INVERTED: tl.constexpr):
+    """Divide once; by a power of two, whose inverse `divisor` then is, with one product, which is the quotient."""
+    if INVERTED:
         total *= divisor
     elif DIVIDE:
         total = tl.div_rn(total, tl.zeros_like(total) + divisor)
@@ -50,10 +57,9 @@ def _write(
         value = tl.where(mask, total, 0.0)
         total = value + tl.load(residual + tl.load(tile + 1) + element, mask=mask, other=0.0)
         raise_peak(peaks, num_scales, tl.load(tile + 5), value, total)
-    if out.dtype.element_ty == tl.bfloat16:  # to nearest, ties to even; the interpreter's own conversion cuts off
-        bits = total.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        total = tl.where(total == total, bits.to(tl.float32, bitcast=True), total)  # what is NaN stays NaN
+    if out.dtype.element_ty == tl.bfloat16:  # before the conversion, which in the interpreter cuts off
+        rounded = (upper_half(total) << 16).to(tl.float32, bitcast=True)
+        total = tl.where(total == total, rounded, total)  # what is NaN stays NaN
     place = out + (tl.load(tile + 1) if OUT_COLUMN == 1 else tl.load(tile)) + element
     tl.store(place, total.to(out.dtype.element_ty), mask=mask & (state < 2))
 
@@ -61,7 +67,7 @@ def _write(
 @triton.jit
 def _accumulate_quartic(
     codes, stride, scales, num_scales, num_frames, divisor, residual, out, tiles, verdict, peaks,
-    SYMBOLS: tl.constexpr, OUT_COLUMN: tl.constexpr, DIVIDE: tl.constexpr, HALVE: tl.constexpr, OWNER: tl.constexpr,
+    SYMBOLS: tl.constexpr, OUT_COLUMN: tl.constexpr, DIVIDE: tl.constexpr, INVERTED: tl.constexpr, OWNER: tl.constexpr,
 ):  # fmt: skip
     """Add scale * code of every frame in turn; products are exact, so fused ones round as two operations would."""
     tile = tiles + tl.program_id(0).to(tl.int64) * TILE_COLUMNS
@@ -88,7 +94,7 @@ def _accumulate_quartic(
         a = tl.fma(scale, number, a)
         at += stride
         scale_at += num_scales
-    total = _average(_spread(a, b, c, d, e, SYMBOLS), divisor, DIVIDE, HALVE)
+    total = _average(_spread(a, b, c, d, e, SYMBOLS), divisor, DIVIDE, INVERTED)
     column = tl.arange(0, 8)[None, :]
     element = line[:, None] * 5 + column
     mask = (column < 5) & (element < size)
@@ -99,7 +105,7 @@ def _accumulate_quartic(
 def _accumulate_plain(
     codes, stride, scales, num_scales, num_frames, divisor, residual, out, tiles, verdict, peaks,
     TILE: tl.constexpr, KIND: tl.constexpr, LOG2_BLOCK: tl.constexpr,
-    OUT_COLUMN: tl.constexpr, DIVIDE: tl.constexpr, HALVE: tl.constexpr, OWNER: tl.constexpr,
+    OUT_COLUMN: tl.constexpr, DIVIDE: tl.constexpr, INVERTED: tl.constexpr, OWNER: tl.constexpr,
 ):  # fmt: skip
     """Add the values of every frame in turn, for codes of one, two or four bytes."""
     tile = tiles + tl.program_id(0).to(tl.int64) * TILE_COLUMNS
@@ -127,7 +133,7 @@ def _accumulate_plain(
             total += bits.to(tl.float32, bitcast=True)
         at += stride
         scale_at += num_scales
-    total = _average(total, divisor, DIVIDE, HALVE)
+    total = _average(total, divisor, DIVIDE, INVERTED)
     _write(total, element, mask, tl.load(verdict), residual, out, tile, peaks, num_scales, OUT_COLUMN, OWNER)
 
 
@@ -157,18 +163,18 @@ def accumulate(
     """
     if not tiles.shape[0]:
         return
-    halve = divisor > 1 and divisor & (divisor - 1) == 0
+    inverted = divisor > 1 and divisor & (divisor - 1) == 0
     arguments = (
-        codes, stride, scales, scales.shape[1], scales.shape[0], 1 / divisor if halve else float(divisor),
+        codes, stride, scales, scales.shape[1], scales.shape[0], 1 / divisor if inverted else float(divisor),
         out if residual is None else residual, out, tiles, verdict, verdict if peaks is None else peaks,
     )  # fmt: skip
     if kind == TERNARY.value:
         _accumulate_quartic[(tiles.shape[0],)](
-            *arguments, SYMBOLS=tile // 5, OUT_COLUMN=int(out_like_residual), DIVIDE=divisor != 1, HALVE=halve,
+            *arguments, SYMBOLS=tile // 5, OUT_COLUMN=int(out_like_residual), DIVIDE=divisor != 1, INVERTED=inverted,
             OWNER=peaks is not None, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     else:
         _accumulate_plain[(tiles.shape[0],)](
             *arguments, TILE=tile, KIND=kind, LOG2_BLOCK=block.bit_length() - 1, OUT_COLUMN=int(out_like_residual),
-            DIVIDE=divisor != 1, HALVE=halve, OWNER=peaks is not None, num_warps=4, enable_fp_fusion=False,
+            DIVIDE=divisor != 1, INVERTED=inverted, OWNER=peaks is not None, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip

@@ -18,6 +18,7 @@ HEADER = tl.constexpr(24)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 _LARGEST_BFLOAT16 = tl.constexpr(0x7F7F7FFF)  # bits; anything above rounds to infinity
 _INFINITY = tl.constexpr(0x7F800000)
+ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to the nearest integer, ties to even
 _GROUPS = 256  # per program
 
 
@@ -29,6 +30,13 @@ def load_sum(values, residual, value_at, residual_at, mask, HAS_RESIDUAL: tl.con
     if HAS_RESIDUAL:
         total = value + tl.load(residual + residual_at, mask=mask, other=0.0)
     return value, total
+
+
+@triton.jit
+def upper_half(x):
+    """Round finite float32 to bfloat16, to nearest, ties to even: uint32, its 16 bits."""
+    bits = x.to(tl.uint32, bitcast=True)
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
 @triton.jit
